@@ -1,0 +1,1 @@
+"""Measuring: every figure in `docs/benchmarks.md` comes from here."""

@@ -1,0 +1,39 @@
+"""`python -m esogen.bench.quality FILE...`: how well a model predicts texts, in bits per byte."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from esogen.checkpoint.resolve import DEFAULT_MODEL
+from esogen.language_model import load
+from esogen.training.data import read_documents, windows
+from esogen.training.evaluate import evaluate
+
+
+def main() -> None:
+    """Print the bound of each file under each alpha_0, then one JSON line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m esogen.bench.quality", description=main.__doc__
+    )
+    parser.add_argument("files", nargs="+", type=Path, help="text, plain or xz")
+    parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
+    parser.add_argument("--alpha-0", nargs="+", type=float, default=[1.0, 0.25, 0.0])
+    words = parser.parse_args()
+    lm = load(words.model, dtype="fp32")
+    length = lm.checkpoint.config.model_length
+    found = []
+    for path in words.files:
+        rows = windows(list(read_documents([path])), lm.checkpoint.tokenizer, length)
+        for alpha_0 in words.alpha_0:
+            result = evaluate(lm.checkpoint.network, rows, alpha_0)
+            bits = result.bits_per_byte
+            print(
+                f"| {path.name} | {alpha_0:g} | {bits.value:.3f} ± {bits.error:.3f} |", flush=True
+            )
+            found.append({"file": path.name, **asdict(result)})
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""A checkpoint folder: opened as a network with its tokenizer, or written."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import file_digest
+from pathlib import Path
+
+import torch
+
+from esogen.atomic import replacing
+from esogen.checkpoint.config_file import Card, CardDefaults, read_config, write_config
+from esogen.checkpoint.resolve import CONFIG, TOKENIZER, WEIGHTS, resolve
+from esogen.checkpoint.tokenizer import Tokenizer
+from esogen.checkpoint.weights import build, read_tensors, write_weights
+from esogen.model.config import ModelConfig
+from esogen.model.fold import Tensors
+from esogen.model.network import Network
+
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A network that is ready to sample from, with its tokenizer and where both came from.
+
+    `name` is what the user asked for, `folder` where it was found, `stamp` tells whether its
+    weights file is still the one that was read.
+    """
+
+    network: Network
+    tokenizer: Tokenizer
+    config: ModelConfig
+    defaults: CardDefaults
+    name: str
+    folder: Path
+    stamp: Stamp
+
+    @cached_property
+    def revision(self) -> str:
+        """The first 12 digits of the weights file's SHA-256, as `sha256sum` prints them.
+
+        Computed at the first use, because hashing a large file takes a second or two; "unknown"
+        if by then another file stands in its place.
+        """
+        try:
+            with (self.folder / WEIGHTS).open("rb") as file:
+                digest = file_digest(file, "sha256").hexdigest()
+            return digest[:12] if _stamp(self.folder) == self.stamp else "unknown"
+        except OSError:
+            return "unknown"
+
+
+def open_checkpoint(name: str, *, device: torch.device, dtype: torch.dtype) -> Checkpoint:
+    """Find the model called `name` and make it ready to sample from, folded, on `device`.
+
+    Raises `CheckpointError` where there is no such model or one of its files cannot be used.
+    """
+    folder = resolve(name)
+    stamp = _stamp(folder)
+    card = read_config(folder / CONFIG)
+    tokenizer = Tokenizer.read(folder / TOKENIZER, card.model.vocab_size)
+    tensors = read_tensors(folder / WEIGHTS, card.model)
+    network = build(card.model, tensors, folded=True, device=device, dtype=dtype)
+    return Checkpoint(network, tokenizer, card.model, card.defaults, name, folder, stamp)
+
+
+def save_checkpoint(
+    folder: Path, card: Card, tensors: Tensors, tokenizer: Tokenizer, dtype: torch.dtype
+) -> None:
+    """Write a model folder, each file whole or not at all, the weights last.
+
+    `tensors` are those of the unfolded network. Raises `OSError` when it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder / CONFIG, card, str(dtype).removeprefix("torch."))
+    with replacing(folder / TOKENIZER) as scratch:
+        scratch.write_text(tokenizer.to_json(), encoding="utf-8")
+    write_weights(folder / WEIGHTS, tensors, dtype)
+
+
+def _stamp(folder: Path) -> Stamp:
+    """What changes when the weights file is replaced or written anew."""
+    status = (folder / WEIGHTS).stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,80 @@
+"""Which device and which precision a network runs in."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+import torch
+
+from esogen.errors import UsageError
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
+
+_MEANT = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "float32": "fp32",
+    "float": "fp32",
+}
+
+
+def choose_device(word: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` names; `auto` is a GPU where there is one.
+
+    Raises `UsageError` for any other word and for a GPU that is not here.
+    """
+    if word == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if word == "cpu":
+        return torch.device("cpu")
+    kind, colon, index = word.partition(":")
+    if kind != "cuda" or (colon and not (index.isascii() and index.isdigit())):
+        wanted = "auto, cuda, cuda:N or cpu"
+        raise UsageError(_unknown("device", word, wanted, ("auto", "cuda", "cuda:0", "cpu")))
+    return _cuda(word, int(index or 0))
+
+
+def choose_dtype(word: str, device: torch.device) -> torch.dtype:
+    """The precision that `auto`, `bf16`, `fp16` or `fp32` names.
+
+    `auto` is float32 on the CPU, and on a GPU bfloat16 where the hardware has it, else float16.
+    Raises `UsageError` for any other word.
+    """
+    if word == "auto":
+        return _natural_dtype(device)
+    if word not in DTYPES:
+        words = ("auto", *DTYPES)
+        raise UsageError(_unknown("dtype", word, ", ".join(words), words))
+    return DTYPES[word]
+
+
+def _cuda(word: str, index: int) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise UsageError(f"device is {word!r}, but torch finds no GPU here; use cpu or auto")
+    if index >= count:
+        raise UsageError(
+            f"device is {word!r}, but the GPUs here are cuda:0 to cuda:{count - 1}; use one of them"
+        )
+    return torch.device(word)
+
+
+def _natural_dtype(device: torch.device) -> torch.dtype:
+    if device.type != "cuda":
+        return torch.float32
+    with torch.cuda.device(device):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
+
+
+def _unknown(name: str, word: str, wanted: str, words: Iterable[str]) -> str:
+    lowered = word.lower()
+    near = _MEANT.get(lowered) or next(iter(get_close_matches(lowered, words, n=1)), None)
+    hint = f"; did you mean {near}?" if near else ""
+    return f"{name} is {word!r}; it must be one of {wanted}{hint}"

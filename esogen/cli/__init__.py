@@ -1,0 +1,115 @@
+"""The command line: one file per command. The only place with Typer.
+
+Importing this imports nothing that takes time, not even Typer: a command that works for long has
+said so on the terminal before.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+from esogen.cli.terminal import Console, one_line
+from esogen.errors import EsogenError, Interrupted, UsageError
+
+_COMPLETION = "_ESOGEN_COMPLETE"
+_DONE, _PROBLEM, _WRONG_USAGE, _INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `esogen` with these arguments, those of the process if None; returns the exit code.
+
+    0 done, 1 a problem that esogen names, 2 wrong usage, 130 interrupted. A problem is one line on
+    stderr; with ESOGEN_DEBUG=1 its traceback comes first. A closed pipe ends quietly.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _greet(words)
+        _stop_on_sigterm()
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _DONE
+    except (Exception, KeyboardInterrupt) as error:
+        code = _report(error)
+    _let_go_of_stdout()
+    return code
+
+
+def _greet(words: Sequence[str]) -> None:
+    """Put something on the terminal at once: what follows is imported first, and takes seconds."""
+    silent = _COMPLETION in os.environ or {"-h", "--help", "--quiet"} & {*words}
+    if words[:1] in (["sample"], ["train"]) and not silent:
+        Console.stderr().status("starting ...")
+
+
+def _stop_on_sigterm() -> None:
+    """Make SIGTERM a Ctrl-C, so that it too keeps what is finished."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _run(words: Sequence[str]) -> int:
+    from esogen.cli.app import app
+
+    code: int | None = app(words or ["--help"], prog_name="esogen", standalone_mode=False)
+    if code == _INTERRUPTED:
+        raise KeyboardInterrupt
+    return code or _DONE
+
+
+def _report(error: BaseException) -> int:
+    """Print what happened as one line on stderr; returns the exit code for it."""
+    if os.environ.get("ESOGEN_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    message, code = _explain(error)
+    if sys.stderr is not None:
+        with suppress(OSError):
+            Console.stderr().clear()
+            print(f"esogen: {one_line(message)}", file=sys.stderr, flush=True)
+    return code
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    match error:
+        case Interrupted():
+            return str(error), _INTERRUPTED
+        case KeyboardInterrupt():
+            return "interrupted", _INTERRUPTED
+        case UsageError():
+            return str(error), _WRONG_USAGE
+        case EsogenError():
+            return str(error), _PROBLEM
+        case OSError(strerror=str(reason)):
+            return f"{error.filename}: {reason}" if error.filename else reason, _PROBLEM
+        case _:
+            return _explain_typer(error)
+
+
+def _explain_typer(error: BaseException) -> tuple[str, int]:
+    import typer
+
+    if isinstance(error, typer.TyperException):
+        message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
+        if context and not message.endswith("?"):
+            message += f"; see {context.command_path} --help"
+        return message, error.exit_code
+    if isinstance(error, typer.Abort):
+        return "interrupted", _INTERRUPTED
+    found = f"{type(error).__name__}: {error}"
+    return f"a defect of esogen ({found}); ESOGEN_DEBUG=1 shows where", _PROBLEM
+
+
+def _let_go_of_stdout() -> None:
+    """Drop what a full disk or a closed pipe did not take, or Python complains when it ends."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

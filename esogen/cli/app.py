@@ -1,0 +1,67 @@
+"""The commands of esogen, each imported when it is typed, so that help stays quick."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+COMMANDS: Mapping[str, str] = {
+    "sample": "Write texts that begin with PROMPT, or from nothing.",
+    "train": "Train an Eso-LM on text files, or train one further.",
+    "models": "List the models, or show one.",
+}
+"""Each is a function or a group of that name in the module of that name, and says this first."""
+
+
+class _LateCommands(TyperGroup):
+    """Knows its commands by name and one line; has the whole of one only when it is to run."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, line in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=line))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The name, the command and its arguments, as Typer wants them."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, found and _whole_command(str(found.name)), rest
+
+
+def _whole_command(name: str) -> Any:
+    command = getattr(import_module(f"esogen.cli.{name}"), name)
+    if isinstance(command, typer.Typer):
+        return typer.main.get_command(command)
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(command)
+    return typer.main.get_command(alone)
+
+
+app = typer.Typer(
+    name="esogen",
+    cls=_LateCommands,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"esogen {version('esogen')}")
+        raise typer.Exit
+
+
+@app.callback()
+def esogen(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Write text with Esoteric Language Models, on your own machine."""

@@ -1,0 +1,358 @@
+"""The options that commands share: the same word, range and help everywhere.
+
+Values are parsed here, so that a wrong one is told the flag, the value, the range and the nearest
+right thing to type before anything is loaded.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from glob import escape, glob
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar, get_args
+
+import typer
+
+from esogen.checkpoint import config_file, resolve
+from esogen.errors import UsageError
+
+FormatWord = Literal["text", "json", "jsonl"]
+AttentionWord = Literal["auto", "sdpa"]
+
+LARGEST = 2**63 - 1
+"""Of any whole number: what fits 64 bits."""
+
+_WHAT, _HOW = "What is written", "How it is drawn"
+_WHERE, _WITH = "Where it goes", "What it runs on"
+_CARD = "the model's own"
+_FIELDS = re.compile(
+    r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype) is "
+)
+
+Fits = Callable[[float], bool]
+W = TypeVar("W", bound=str)
+
+
+@contextmanager
+def flags_named() -> Iterator[None]:
+    """Turn the name of a field at the head of a `UsageError` into its flag: the same word."""
+    try:
+        yield
+    except UsageError as error:
+        field = _FIELDS.match(str(error))
+        if not field:
+            raise
+        raise UsageError(f"--{field[1].replace('_', '-')}{str(error)[field.end(1) :]}") from error
+
+
+def whole(flag: str, least: int = 1) -> Callable[[str | int], int]:
+    """A parser of whole numbers from `least`."""
+
+    def parse(value: str | int) -> int:
+        wanted = f"a whole number of at least {least}"
+        try:
+            number = int(value)
+        except ValueError:
+            raise _wrong(flag, repr(value), wanted, _nearest_whole(str(value), least)) from None
+        if number < least:
+            raise _wrong(flag, str(number), wanted, str(least))
+        if number > LARGEST:
+            raise _wrong(flag, str(number), f"at most {LARGEST}", str(LARGEST))
+        return number
+
+    return parse
+
+
+def real(flag: str, wanted: str, fits: Fits) -> Callable[[str | float], float]:
+    """A parser of numbers that fit; `wanted` says in words which do."""
+
+    def parse(value: str | float) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            raise _wrong(flag, repr(value), wanted, _with_point(str(value), fits)) from None
+        if not fits(number):
+            raise _wrong(flag, f"{number:g}", wanted, _nearest_real(number, fits))
+        return number
+
+    return parse
+
+
+def word(flag: str, words: Sequence[W]) -> Callable[[str], W]:
+    """A parser of one of these words."""
+
+    def parse(value: str) -> W:
+        for known in words:
+            if value == known:
+                return known
+        near = next(map(str, get_close_matches(value.lower(), words, n=1)), None)
+        raise _wrong(flag, repr(value), f"one of {', '.join(words)}", near)
+
+    return parse
+
+
+def completing(words: Sequence[str]) -> Callable[[str], list[str]]:
+    """What a shell offers for an option that takes one of these words."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """What a shell offers for a model: the built-in names, then folders."""
+    built_in = [name for name in resolve.BUILT_IN if name.startswith(incomplete)]
+    return built_in + sorted(glob(f"{escape(incomplete)}*/"))  # noqa: PTH207 - any path
+
+
+def _wrong(flag: str, found: str, wanted: str, near: str | None) -> UsageError:
+    hint = f"; did you mean {flag} {near}?" if near else ""
+    return UsageError(f"{flag} is {found}; it must be {wanted}{hint}")
+
+
+def _nearest_whole(value: str, least: int) -> str | None:
+    with suppress(ValueError, OverflowError):
+        return str(max(least, int(float(value))))
+    return None
+
+
+def _nearest_real(number: float, fits: Fits) -> str | None:
+    """A share given in percent as a share, else the nearest round number."""
+    guesses = (number / 100, 1.0) if number > 1 else (0.0, 1.0)
+    return next((f"{guess:g}" for guess in guesses if fits(guess)), None)
+
+
+def _with_point(value: str, fits: Fits) -> str | None:
+    """A number written with a decimal comma, with a point."""
+    with suppress(ValueError):
+        number = float(value.replace(",", "."))
+        return f"{number:g}" if fits(number) else _nearest_real(number, fits)
+    return None
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="ESOGEN_MODEL",
+        metavar="MODEL",
+        autocompletion=complete_model,
+        help="A built-in name, or the path of a model folder.",
+        rich_help_panel=_WITH,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cuda|cuda:N|cpu",
+        autocompletion=completing(("auto", "cuda", "cpu")),
+        help="Where to run; auto is a GPU where there is one.",
+        rich_help_panel=_WITH,
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="auto|bf16|fp16|fp32",
+        autocompletion=completing(("auto", "bf16", "fp16", "fp32")),
+        help="Precision; auto is fp32 on a CPU.",
+        rich_help_panel=_WITH,
+    ),
+]
+Attention = Annotated[
+    AttentionWord,
+    typer.Option(
+        "--attention",
+        parser=word("--attention", get_args(AttentionWord)),
+        help="Attention kernel; auto takes the best that runs here.",
+        rich_help_panel=_WITH,
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        parser=whole("--batch-size"),
+        metavar="N",
+        help="Texts made at once; does not change them.",
+        rich_help_panel=_WITH,
+    ),
+]
+NoKvCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-kv-cache",
+        help="Run the whole text through the network in every step: slow.",
+        rich_help_panel=_WITH,
+    ),
+]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Afterwards, compare the first batch with and without the KV cache.",
+        rich_help_panel=_WITH,
+    ),
+]
+
+Length = Annotated[
+    int | None,
+    typer.Option(
+        "--length",
+        "-L",
+        parser=whole("--length"),
+        metavar="N",
+        show_default=_CARD,
+        help="The whole text in tokens, PROMPT included.",
+        rich_help_panel=_WHAT,
+    ),
+]
+NumSamples = Annotated[
+    int,
+    typer.Option(
+        "--num-samples",
+        "-n",
+        parser=whole("--num-samples"),
+        metavar="N",
+        help="How many texts.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Raw = Annotated[
+    bool,
+    typer.Option(
+        "--raw",
+        help="Write the whole length, also what follows the end of the text.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        parser=whole("--seed", 0),
+        metavar="N",
+        show_default="drawn",
+        help="The same seed gives the same texts.",
+        rich_help_panel=_WHAT,
+    ),
+]
+
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        "-s",
+        parser=whole("--steps"),
+        metavar="N",
+        show_default=f"{_CARD}, else a quarter of the length",
+        help="Steps of the diffusion phase, or blocks: fewer are faster.",
+        rich_help_panel=_HOW,
+    ),
+]
+Alpha0 = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha-0",
+        parser=real("--alpha-0", "a number from 0 to 1", lambda x: 0 <= x <= 1),
+        metavar="0..1",
+        show_default=f"{_CARD}, else 1",
+        help="Share of the diffusion phase: 1 is all diffusion, 0 all left to right.",
+        rich_help_panel=_HOW,
+    ),
+]
+Schedule = Annotated[
+    config_file.Schedule | None,
+    typer.Option(
+        "--schedule",
+        parser=word("--schedule", config_file.SCHEDULES),
+        show_default=f"{_CARD}, else random",
+        help="Which tokens are decided together.",
+        rich_help_panel=_HOW,
+    ),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        "--temperature",
+        "-t",
+        parser=real("--temperature", "a number of at least 0", lambda x: 0 <= x < float("inf")),
+        metavar="T",
+        help="Below 1 is safer, above 1 wilder; 0 takes the most probable token.",
+        rich_help_panel=_HOW,
+    ),
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        "--top-p",
+        parser=real("--top-p", "a number above 0 and at most 1", lambda x: 0 < x <= 1),
+        metavar="P",
+        help="Draw from the most probable tokens that make up P; 1 is all.",
+        rich_help_panel=_HOW,
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k",
+        parser=whole("--top-k"),
+        metavar="K",
+        show_default="all",
+        help="Draw from the K most probable tokens.",
+        rich_help_panel=_HOW,
+    ),
+]
+
+Format = Annotated[
+    FormatWord,
+    typer.Option(
+        "--format",
+        parser=word("--format", get_args(FormatWord)),
+        help="jsonl writes each text as soon as it is finished, json one array.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        show_default="stdout",
+        help="Write to FILE, whole or not at all.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(
+        "--separator",
+        metavar="TEXT",
+        show_default="---",
+        help="The line between two texts.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Null = Annotated[
+    bool,
+    typer.Option(
+        "--null",
+        "-0",
+        help="End each text with a NUL character instead.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        help="Write nothing to the terminal but the texts and what goes wrong.",
+        rich_help_panel=_WHERE,
+    ),
+]
+NoColor = Annotated[
+    bool,
+    typer.Option("--no-color", help="Write in one colour.", rich_help_panel=_WHERE),
+]

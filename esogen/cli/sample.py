@@ -1,0 +1,239 @@
+"""`esogen sample`: write texts."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from esogen.checkpoint.resolve import DEFAULT_MODEL, resolve
+from esogen.cli import options
+from esogen.cli.output import Layout, Writer, opened
+from esogen.cli.progress import drive
+from esogen.cli.prompt import read_prompt
+from esogen.cli.summary import Tally, command_again
+from esogen.cli.terminal import Console
+from esogen.errors import EsogenError, Interrupted
+
+if TYPE_CHECKING:
+    from esogen.language_model import Batch, LanguageModel, SampleSettings
+
+BATCH_SIZE = 16
+TOLERANCE = 1e-4
+"""How far log-probabilities may differ with and without the cache, in nats, at float32."""
+
+Prompt = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PROMPT",
+        show_default=False,
+        help="What the text begins with; - is stdin, alone or after a text.",
+    ),
+]
+
+
+def sample(
+    prompt: Prompt = None,
+    *,
+    length: options.Length = None,
+    n: options.NumSamples = 1,
+    seed: options.Seed = None,
+    raw: options.Raw = False,
+    steps: options.Steps = None,
+    alpha_0: options.Alpha0 = None,
+    schedule: options.Schedule = None,
+    temperature: options.Temperature = 1.0,
+    top_p: options.TopP = 0.9,
+    top_k: options.TopK = None,
+    output: options.Output = None,
+    format: options.Format = "text",  # noqa: A002 - the word of the flag
+    separator: options.Separator = None,
+    null: options.Null = False,
+    quiet: options.Quiet = False,
+    no_color: options.NoColor = False,
+    model: options.Model = DEFAULT_MODEL,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    attention: options.Attention = "auto",
+    batch_size: options.BatchSize = BATCH_SIZE,
+    no_kv_cache: options.NoKvCache = False,
+    verify: options.Verify = False,
+) -> None:
+    """Write texts that begin with PROMPT, or from nothing.
+
+    Without PROMPT, stdin is read if it is a pipe or a file. stdout gets the texts, nothing else.
+    """
+
+    def settings(lm: "LanguageModel") -> "SampleSettings":
+        return lm.settings(
+            length=length,
+            steps=steps,
+            alpha_0=alpha_0,
+            schedule=schedule,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            raw=raw,
+            kv_cache=not no_kv_cache,
+        )
+
+    layout = Layout(format, separator, null=null)
+    console = Console.stderr(quiet=quiet, no_color=no_color)
+    job = Job(read_prompt(prompt or [], console), n, batch_size, model, device, dtype, settings)
+    run, made = _carry_out(job, layout, output, console)
+    if console.shown:
+        console.say(f"{made.tally} · seed {run.settings.seed} · {run.again()}")
+    elif seed is None and format == "text":
+        console.say(f"seed {run.settings.seed}")
+    if verify and made.first:
+        _verify(made.first, run.dtype, console)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What was asked for, before the model is there that fills in what was not."""
+
+    prompt: str
+    n: int
+    batch_size: int
+    model: str
+    device: str
+    dtype: str
+    settings: Callable[["LanguageModel"], "SampleSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A job with everything filled in."""
+
+    job: Job
+    lm: "LanguageModel"
+    settings: "SampleSettings"
+
+    @property
+    def dtype(self) -> str:
+        """The precision, as --dtype takes it."""
+        from esogen.checkpoint.placement import DTYPES
+
+        used = self.lm.checkpoint.network.vocab_embed.embedding.dtype
+        return next(word for word, dtype in DTYPES.items() if dtype == used)
+
+    def fields(self) -> Mapping[str, object]:
+        """What JSON says of every text of this run."""
+        draw, schedule = self.settings.draw, self.settings.schedule
+        return {
+            "length": self.settings.length,
+            "steps": schedule.steps,
+            "alpha_0": schedule.alpha_0,
+            "schedule": schedule.schedule,
+            "temperature": draw.temperature,
+            "top_p": draw.top_p,
+            "top_k": draw.top_k,
+            "model": self.lm.checkpoint.name,
+            "revision": self.lm.checkpoint.revision,
+            "dtype": self.dtype,
+        }
+
+    def again(self) -> str:
+        """The command that gives the same texts."""
+        job = self.job
+        return command_again(
+            self.settings,
+            prompt=job.prompt,
+            n=job.n,
+            model=job.model,
+            device=job.device,
+            dtype=self.dtype,
+        )
+
+
+@dataclass(slots=True)
+class Made:
+    """What came of a run."""
+
+    tally: Tally = field(default_factory=Tally)
+    first: "Batch | None" = None
+    interrupted: bool = False
+
+
+def _carry_out(job: Job, layout: Layout, output: Path | None, console: Console) -> tuple[Run, Made]:
+    """Sample and write; the output is opened first, so that a bad place is told at once."""
+    with opened(output) as out:
+        run = _load(job, console)
+        with _memory_named(job):
+            made = _make(run, layout.writer(out, run.fields), console)
+        if made.interrupted and not made.tally.texts:
+            raise Interrupted("interrupted before a text was finished; nothing was kept")
+    if made.interrupted:
+        raise Interrupted(
+            f"interrupted: kept {made.tally.texts} of {job.n} texts in {out.name};"
+            f" the seed is {run.settings.seed}"
+        )
+    return run, made
+
+
+def _load(job: Job, console: Console) -> Run:
+    resolve(job.model)  # a model that is not there is told before torch is imported
+    console.status(f"loading {job.model} ...")
+    from esogen.language_model import load
+
+    with options.flags_named():
+        lm = load(job.model, device=job.device, dtype=job.dtype)
+        return Run(job, lm, job.settings(lm))
+
+
+@contextmanager
+def _memory_named(job: Job) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EsogenError(
+            f"the GPU has too little memory for {min(job.n, job.batch_size)} texts at once;"
+            " try a smaller --batch-size, a smaller --length or --device cpu"
+        ) from error
+
+
+def _make(run: Run, writer: Writer, console: Console) -> Made:
+    """Sample batch by batch, each written as soon as it is finished; Ctrl-C keeps those."""
+    made, job = Made(), run.job
+    try:
+        for batch in run.lm.batches(job.prompt, run.settings, n=job.n, batch_size=job.batch_size):
+            drive(batch, console, job.n)
+            texts = list(batch.samples())
+            for text in texts:
+                writer.write(text)
+            made.tally.count(texts)
+            made.first = made.first or batch
+    except KeyboardInterrupt:
+        made.interrupted = True
+        console.clear()
+    writer.finish()
+    return made
+
+
+def _verify(batch: "Batch", dtype: str, console: Console) -> None:
+    """Say how the run with the KV cache compares with one without; raises where it must not."""
+    console.status("verifying ...")
+    found = batch.verify()
+    console.clear()
+    typer.echo(
+        f"verify: {found.draws} draws, {found.different} different, {found.edge} edge draws,"
+        f" {found.unexplained} unexplained,"
+        f" largest log-probability difference {found.log_prob_difference:.2g}",
+        err=True,
+    )
+    if found.unexplained:
+        raise EsogenError(
+            f"--verify: {found.unexplained} of {found.draws} draws differ for another reason than"
+            " rounding; do not trust the KV cache here: use --no-kv-cache, and report this"
+        )
+    if dtype == "fp32" and not found.log_prob_difference <= TOLERANCE:
+        raise EsogenError(
+            f"--verify: log-probabilities differ by {found.log_prob_difference:.2g}, and may by"
+            f" {TOLERANCE:g}; do not trust the KV cache here: use --no-kv-cache, and report this"
+        )

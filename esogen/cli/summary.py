@@ -1,0 +1,74 @@
+"""The line after a run: what it cost, and the command that gives the same texts again."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from esogen.language_model import Sample, SampleSettings
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run has made and spent: texts, tokens decided, network calls, seconds of sampling."""
+
+    texts: int = 0
+    tokens: int = 0
+    calls: int = 0
+    seconds: float = 0.0
+
+    def count(self, batch: Sequence["Sample"]) -> None:
+        """Add the texts of one batch."""
+        self.texts += len(batch)
+        self.tokens += sum(sample.decided for sample in batch)
+        self.calls += sum(sample.nfe for sample in batch)
+        self.seconds += max(sample.seconds for sample in batch)
+
+    def __str__(self) -> str:
+        speed = self.tokens / self.seconds if self.seconds else 0.0
+        parts = (
+            *((f"{self.texts} texts",) if self.texts > 1 else ()),
+            f"{self.tokens} tokens",
+            f"NFE {self.calls / max(self.texts, 1):.4g}",
+            f"{self.seconds:.2f} s",
+            f"{speed:.0f} tokens/s",
+        )
+        return " · ".join(parts)
+
+
+def command_again(
+    settings: "SampleSettings", *, prompt: str, n: int, model: str, device: str, dtype: str
+) -> str:
+    """The command line that gives the same texts, quoted for a shell and on one line."""
+    draw, schedule = settings.draw, settings.schedule
+    words = [
+        *("-m", model, "-L", settings.length, "-s", schedule.steps),
+        *("--alpha-0", schedule.alpha_0, "--schedule", schedule.schedule),
+        *("-t", draw.temperature, "--top-p", draw.top_p),
+        *(() if draw.top_k is None else ("--top-k", draw.top_k)),
+        *("-n", n, "--seed", settings.seed, "--dtype", dtype),
+        *(() if device == "auto" else ("--device", device)),
+        *(("--raw",) if settings.raw else ()),
+        *(() if settings.kv_cache else ("--no-kv-cache",)),
+        *(("--",) if prompt.startswith("-") else ()),
+        prompt,
+    ]
+    return " ".join(["esogen sample", *map(_quoted, words)])
+
+
+def _quoted(value: object) -> str:
+    text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return shlex.quote(text) if text.isprintable() else _escaped(text)
+
+
+def _escaped(text: str) -> str:
+    """In the quotes `$'...'` of bash, zsh and POSIX 2024: on one line, without controls."""
+    special = {"\n": r"\n", "\t": r"\t", "\\": r"\\", "'": r"\'"}
+    return (
+        "$'" + "".join(special.get(c) or (c if c.isprintable() else _octal(c)) for c in text) + "'"
+    )
+
+
+def _octal(character: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in character.encode())

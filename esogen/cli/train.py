@@ -1,0 +1,354 @@
+"""`esogen train`: train a model on text files, or train one further."""
+
+import re
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
+
+from esogen.checkpoint.config_file import CardDefaults
+from esogen.cli import training_options as options
+from esogen.cli.options import Device
+from esogen.cli.terminal import Console
+from esogen.cli.training_progress import Progress, measured, shown
+from esogen.errors import Interrupted, UsageError
+from esogen.training.settings import Shape, TrainingSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import Tensor
+
+    from esogen.model.attention import Attend
+    from esogen.model.config import ModelConfig
+    from esogen.model.network import Network
+    from esogen.training.data import Rows
+    from esogen.training.loop import Precision
+    from esogen.training.objective import Forward
+    from esogen.training.run import Run, Start
+
+
+def train(
+    files: options.Files,
+    output: options.Output,
+    *,
+    layout: options.Layout = "whole",
+    length: options.Length = None,
+    vocab_size: options.VocabSize = None,
+    tokenizer: options.TokenizerFile = None,
+    valid: options.Valid = None,
+    steps: options.Steps = 5000,
+    alpha_0: options.Alpha0 = None,
+    batch_size: options.BatchSize = 32,
+    micro_batch: options.MicroBatch = None,
+    learning_rate: options.LearningRate = 1e-3,
+    warmup: options.Warmup = None,
+    decay: options.Decay = "linear",
+    weight_decay: options.WeightDecay = 0.0,
+    clip: options.Clip = 1.0,
+    ema: options.Ema = 0.9999,
+    seed: options.Seed = 0,
+    init: options.Init = None,
+    hidden_size: options.HiddenSize = None,
+    blocks: options.Blocks = None,
+    heads: options.Heads = None,
+    cond_dim: options.CondDim = None,
+    dropout: options.Dropout = None,
+    resume: options.Resume = False,
+    save_every: options.SaveEvery = 500,
+    save_dtype: options.SaveDtype = "fp32",
+    valid_every: options.ValidEvery = 1000,
+    card_length: options.CardLength = None,
+    card_steps: options.CardSteps = None,
+    card_alpha_0: options.CardAlpha0 = None,
+    card_schedule: options.CardSchedule = None,
+    device: Device = "auto",
+    dtype: options.Dtype = "auto",
+    compiled: options.Compile = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train an Eso-LM on text files, or train one further.
+
+    DIR becomes a model that `esogen sample -m DIR` reads: config.json, tokenizer.json and
+    model.safetensors with the averaged weights. state.safetensors beside them is what --resume
+    goes on from. Ctrl-C finishes the step in hand and saves.
+    """
+    with _flags_named():
+        settings = TrainingSettings(
+            steps=steps,
+            alphas=tuple(alpha_0 or [1.0]),
+            batch_size=batch_size,
+            micro_batch=micro_batch or min(batch_size, options.MICRO_BATCH),
+            learning_rate=learning_rate,
+            warmup=min(steps // 10, options.PUBLISHED_WARMUP) if warmup is None else warmup,
+            decay=decay,
+            weight_decay=weight_decay,
+            clip=clip,
+            ema=ema,
+            layout=layout,
+            seed=seed,
+        )
+    shape = {
+        "vocab_size": vocab_size,
+        "length": length,
+        "hidden_size": hidden_size,
+        "blocks": blocks,
+        "heads": heads,
+        "cond_dim": cond_dim,
+        "dropout": dropout,
+    }
+    given = {name: value for name, value in shape.items() if value is not None}
+    job = _Job(files, valid, output, settings, given, tokenizer, init, resume=resume)
+    card = CardDefaults(card_length, card_steps, card_alpha_0, card_schedule)
+    place = _Place(device, dtype, save_dtype, compiled)
+    run = _prepare(job, card, place, Console.stderr(quiet=quiet))
+    with shown(steps, quiet=quiet) as progress:
+        progress.say(_begins(run))
+        _train(run, place.precision(), progress, _Pace(save_every, valid_every))
+        progress.say(_written(run))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is trained: `shape` holds the sizes that were given, by the names of `Shape`."""
+
+    files: list[Path]
+    valid: Path | None
+    folder: Path
+    settings: TrainingSettings
+    shape: Mapping[str, Any]
+    tokenizer: Path | None
+    init: str | None
+    resume: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """Steps between two savings, and between two validations."""
+
+    save_every: int
+    valid_every: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where and how it runs, in the words of the flags; nothing of this is part of a state."""
+
+    device_word: str
+    dtype_word: str
+    save_dtype_word: str
+    compiled: bool | None
+
+    def device(self) -> "torch.device":
+        """The device trained on."""
+        from esogen.checkpoint.placement import choose_device
+
+        return choose_device(self.device_word)
+
+    def precision(self) -> "Precision":
+        """What each pass runs under: float32 weights, and bfloat16 arithmetic where wanted."""
+        import torch
+
+        from esogen.checkpoint.placement import choose_dtype
+
+        device = self.device()
+        if choose_dtype(self.dtype_word, device) != torch.bfloat16:
+            return nullcontext
+        return partial(torch.autocast, device.type, torch.bfloat16)
+
+    def save_dtype(self) -> "torch.dtype":
+        """The precision of the written weights."""
+        from esogen.checkpoint.placement import DTYPES
+
+        return DTYPES[self.save_dtype_word]
+
+    def forward(self, network: "Network") -> "Forward":
+        """The calls of `network` that the losses are computed with."""
+        import torch
+
+        wanted = self.device().type == "cuda" if self.compiled is None else self.compiled
+        if not wanted:
+            return network
+        # The number of hidden tokens differs from batch to batch; the shape of a batch does not.
+        logits = torch.compile(network.logits, dynamic=True)
+        return _Compiled(network.config, torch.compile(network.hidden), logits)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    config: "ModelConfig"
+    hidden: "Callable[[Tensor, Tensor, Attend], Tensor]"
+    logits: "Callable[[Tensor], Tensor]"
+
+
+@contextmanager
+def _flags_named() -> Iterator[None]:
+    """Turn a `ValueError` on a field into wrong usage of the flag of that name."""
+    try:
+        yield
+    except ValueError as error:
+        words = re.sub(r"^(\w+)(?= is )", lambda m: "--" + m[1].replace("_", "-"), str(error))
+        raise UsageError(words) from error
+
+
+def _prepare(job: _Job, card: CardDefaults, place: _Place, console: Console) -> "Run":
+    """Read everything, and make the run ready for its next step."""
+    console.status("starting ...")
+    from esogen.training.data import read_documents, training_rows, windows
+    from esogen.training.loop import Trainer
+    from esogen.training.run import Run, claim
+
+    claim(job.folder, resume=job.resume)
+    device = place.device()
+    console.status("reading the text ...")
+    documents = list(read_documents(job.files))
+    held_out = list(read_documents([job.valid])) if job.valid else []
+    start = _start(job, documents, device, console)
+    length = _length(job, start.network.config)
+    console.status("encoding the text ...")
+    rows = training_rows(documents, start.tokenizer, job.settings.layout, length)
+    run = Run(
+        Trainer(start.network, rows, job.settings, forward=place.forward(start.network)),
+        job.folder,
+        start.tokenizer,
+        card if card != CardDefaults() else start.defaults,
+        _notes(job, rows),
+        place.save_dtype(),
+        windows(held_out, start.tokenizer, length) if held_out else None,
+    )
+    if job.resume:
+        run.resume()
+    console.clear()
+    return run
+
+
+def _start(job: _Job, documents: list[str], device: "torch.device", console: Console) -> "Start":
+    from esogen.training.run import from_model, from_nothing, given_tokenizer, new_tokenizer
+
+    if job.init is not None:
+        _refuse_beside_init(job)
+        with _flags_named():
+            return from_model(job.init, job.shape.get("dropout"), device)
+    shape = Shape(**job.shape)
+    with _flags_named():
+        shape.config(shape.vocab_size)  # told before a tokenizer is trained
+    if job.tokenizer:
+        tokenizer = given_tokenizer(job.tokenizer, job.shape.get("vocab_size"))
+    else:
+        console.status("training a tokenizer ...")
+        tokenizer = new_tokenizer(documents, shape.vocab_size)
+    return from_nothing(shape, tokenizer, job.settings.seed, device)
+
+
+def _refuse_beside_init(job: _Job) -> None:
+    given = [*job.shape, *(["tokenizer"] if job.tokenizer else [])]
+    wrong = [f"--{name.replace('_', '-')}" for name in given if name not in ("length", "dropout")]
+    if wrong:
+        raise UsageError(
+            f"{' and '.join(wrong)} cannot be chosen beside --init, which brings its own;"
+            " leave it out"
+        )
+
+
+def _length(job: _Job, config: "ModelConfig") -> int:
+    length: int = job.shape.get("length", config.model_length)
+    if length > config.model_length:
+        raise UsageError(
+            f"--length is {length}; the model of --init takes at most {config.model_length} tokens"
+        )
+    return length
+
+
+def _notes(job: _Job, rows: "Rows") -> dict[str, object]:
+    """What the model's card says of its training."""
+    return {
+        **job.settings.as_dict(),
+        "files": [path.name for path in job.files],
+        "rows": len(rows),
+        "texts_too_long": rows.dropped,
+        **({"init": job.init} if job.init else {}),
+    }
+
+
+def _train(run: "Run", precision: "Precision", progress: Progress, pace: _Pace) -> None:
+    """Train to the end, or until a signal; what was reached is saved in both cases."""
+    steps = run.trainer.settings.steps
+    with _Signals() as signals:
+        for report in run.trainer.run(precision):
+            progress.step(report)
+            if report.step < steps and report.step % pace.valid_every == 0:
+                _validate(run, precision, progress, signals)
+            if signals.stopped:
+                break
+            if report.step < steps and report.step % pace.save_every == 0:
+                run.save()
+        if not signals.stopped:
+            _validate(run, precision, progress, signals)
+        run.save()
+    if signals.stopped:
+        raise Interrupted(
+            f"stopped after step {run.trainer.step} of {steps}; {run.folder} holds the state:"
+            " add --resume to the same command to go on"
+        )
+
+
+def _validate(run: "Run", precision: "Precision", progress: Progress, signals: "_Signals") -> None:
+    with signals.at_once():
+        if found := run.validate(precision):
+            progress.say(f"step {run.trainer.step} · {measured(found)}")
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM: the first lets the step in hand finish, the next does not."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._at_once = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """A block that the first signal ends, because nothing in it is worth waiting for."""
+        self._at_once = True
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.stopped = True
+        finally:
+            self._at_once = False
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        again, self.stopped = self.stopped, True
+        if again or self._at_once:
+            raise KeyboardInterrupt
+
+
+def _begins(run: "Run") -> str:
+    rows, trainer = run.trainer.rows, run.trainer
+    weights = sum(parameter.numel() for parameter in trainer.parameters.values())
+    too_long = f" ({rows.dropped:,} texts are longer and left out)" if rows.dropped else ""
+    return (
+        f"training {weights:,} weights on {len(rows):,} rows of {rows.ids_RL.shape[1]} tokens"
+        f"{too_long} from step {trainer.step} to {trainer.settings.steps}"
+    )
+
+
+def _written(run: "Run") -> str:
+    return (
+        f"wrote {run.folder}: config.json, tokenizer.json, model.safetensors, state.safetensors;"
+        f" try: esogen sample -m {run.folder}"
+    )

@@ -1,0 +1,288 @@
+"""The options of `esogen train`.
+
+Defaults suit a small run on one machine; what the published recipe says otherwise stands beside.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, get_args
+
+import typer
+
+from esogen.checkpoint.config_file import SCHEDULES, Schedule
+from esogen.cli.options import completing, real, whole, word
+from esogen.training import settings
+from esogen.training.settings import Shape
+
+DTYPES: Final = ("bf16", "fp32")
+PUBLISHED_WARMUP: Final = 2500
+MICRO_BATCH: Final = 32
+
+_SHAPE = Shape()
+
+_DATA, _RECIPE, _MODEL = "Text", "Recipe", "Network"
+_KEPT, _WITH, _CARD = (
+    "What is kept",
+    "What it runs on",
+    "Settings the model asks to be sampled with",
+)
+
+
+def _whole(
+    flag: str, panel: str, words: str, least: int = 1, *, short: str | None = None, **more: Any
+) -> Any:
+    names = [flag] if short is None else [flag, short]
+    return typer.Option(
+        *names, parser=whole(flag, least), metavar="N", help=words, rich_help_panel=panel, **more
+    )
+
+
+def _real(flag: str, panel: str, words: str, wanted: str, **more: Any) -> Any:
+    fits = _FITS[wanted]
+    parser = real(flag, wanted, fits)
+    return typer.Option(flag, parser=parser, metavar="X", help=words, rich_help_panel=panel, **more)
+
+
+def _word(flag: str, panel: str, words: str, choices: tuple[str, ...], **more: Any) -> Any:
+    return typer.Option(
+        flag,
+        parser=word(flag, choices),
+        metavar="|".join(choices),
+        autocompletion=completing(choices),
+        help=words,
+        rich_help_panel=panel,
+        **more,
+    )
+
+
+_ABOVE_0, _FROM_0 = "a number above 0", "a number of at least 0"
+_SHARE, _BELOW_1 = "a number from 0 to 1", "a number from 0 up to but not 1"
+_FITS: Mapping[str, Callable[[float], bool]] = {
+    _ABOVE_0: lambda x: 0 < x < float("inf"),
+    _FROM_0: lambda x: 0 <= x < float("inf"),
+    _SHARE: lambda x: 0 <= x <= 1,
+    _BELOW_1: lambda x: 0 <= x < 1,
+}
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE...",
+        show_default=False,
+        help="UTF-8 text, plain or .xz; a line <|endoftext|> parts two texts.",
+    ),
+]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="DIR", show_default=False, help="The folder that is written."
+    ),
+]
+Layout = Annotated[
+    settings.Layout,
+    _word(
+        "--layout",
+        _DATA,
+        "One whole text a row, or all texts end to end (published: packed).",
+        get_args(settings.Layout),
+    ),
+]
+Length = Annotated[
+    int | None,
+    _whole(
+        "--length",
+        _DATA,
+        "Tokens of a row, and of the longest text.",
+        short="-L",
+        show_default=str(_SHAPE.length),
+    ),
+]
+VocabSize = Annotated[
+    int | None,
+    _whole(
+        "--vocab-size",
+        _DATA,
+        "Tokens that the tokenizer learns, the mask token among them.",
+        258,
+        show_default=str(_SHAPE.vocab_size),
+    ),
+]
+TokenizerFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="FILE",
+        show_default="trained on FILE...",
+        help="A tokenizer.json to use as it is.",
+        rich_help_panel=_DATA,
+    ),
+]
+Valid = Annotated[
+    Path | None,
+    typer.Option(
+        "--valid",
+        metavar="FILE",
+        show_default=False,
+        help="Texts kept apart, to measure bits per byte on.",
+        rich_help_panel=_DATA,
+    ),
+]
+
+Steps = Annotated[int, _whole("--steps", _RECIPE, "Updates of the weights.", short="-s")]
+Alpha0 = Annotated[
+    list[float] | None,
+    _real(
+        "--alpha-0",
+        _RECIPE,
+        "Share of the diffusion phase to train for; repeat it to serve several.",
+        _SHARE,
+        show_default="1",
+    ),
+]
+BatchSize = Annotated[
+    int, _whole("--batch-size", _RECIPE, "Rows behind one update (published: 512).")
+]
+MicroBatch = Annotated[
+    int | None,
+    _whole(
+        "--micro-batch",
+        _RECIPE,
+        "Rows in memory at once; gradients are added up.",
+        show_default=f"the batch, at most {MICRO_BATCH}",
+    ),
+]
+LearningRate = Annotated[
+    float,
+    _real("--learning-rate", _RECIPE, "Highest rate of AdamW (published: 0.0003).", _ABOVE_0),
+]
+Warmup = Annotated[
+    int | None,
+    _whole(
+        "--warmup",
+        _RECIPE,
+        "Steps until the rate is reached (published: 2500).",
+        0,
+        show_default=f"a tenth of the steps, at most {PUBLISHED_WARMUP}",
+    ),
+]
+Decay = Annotated[
+    settings.Decay,
+    _word(
+        "--decay",
+        _RECIPE,
+        "How the rate falls after the warm-up (published: constant).",
+        get_args(settings.Decay),
+    ),
+]
+WeightDecay = Annotated[
+    float, _real("--weight-decay", _RECIPE, "Of AdamW (as published).", _FROM_0)
+]
+Clip = Annotated[
+    float, _real("--clip", _RECIPE, "Largest norm of a gradient (as published).", _ABOVE_0)
+]
+Ema = Annotated[
+    float,
+    _real(
+        "--ema", _RECIPE, "Decay of the average that becomes the model (as published).", _BELOW_1
+    ),
+]
+Seed = Annotated[
+    int,
+    _whole("--seed", _RECIPE, "The same seed, text and settings give the same weights.", 0),
+]
+
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        metavar="FOLDER",
+        show_default="fresh weights",
+        help="A model to train further, with its network and tokenizer.",
+        rich_help_panel=_MODEL,
+    ),
+]
+HiddenSize = Annotated[
+    int | None,
+    _whole("--hidden-size", _MODEL, "Width of the network.", show_default=str(_SHAPE.hidden_size)),
+]
+Blocks = Annotated[
+    int | None, _whole("--blocks", _MODEL, "Depth of the network.", show_default=str(_SHAPE.blocks))
+]
+Heads = Annotated[
+    int | None,
+    _whole("--heads", _MODEL, "Attention heads of a block.", show_default=str(_SHAPE.heads)),
+]
+CondDim = Annotated[
+    int | None,
+    _whole(
+        "--cond-dim",
+        _MODEL,
+        "Width of adaLN's condition (published: 128).",
+        show_default=str(_SHAPE.cond_dim),
+    ),
+]
+Dropout = Annotated[
+    float | None,
+    _real(
+        "--dropout", _MODEL, "Dropout (as published).", _BELOW_1, show_default=str(_SHAPE.dropout)
+    ),
+]
+
+SaveEvery = Annotated[int, _whole("--save-every", _KEPT, "Steps between two savings.")]
+ValidEvery = Annotated[
+    int, _whole("--valid-every", _KEPT, "Steps between two measurements on --valid.")
+]
+SaveDtype = Annotated[
+    str,
+    _word(
+        "--save-dtype",
+        _KEPT,
+        "Precision of the model's weights; bf16 halves the file.",
+        DTYPES,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with the interrupted run in DIR, given the same command.",
+        rich_help_panel=_KEPT,
+    ),
+]
+CardLength = Annotated[
+    int | None, _whole("--card-length", _CARD, "Default --length.", show_default=False)
+]
+CardSteps = Annotated[
+    int | None, _whole("--card-steps", _CARD, "Default --steps.", show_default=False)
+]
+CardAlpha0 = Annotated[
+    float | None,
+    _real("--card-alpha-0", _CARD, "Default --alpha-0.", _SHARE, show_default=False),
+]
+CardSchedule = Annotated[
+    Schedule | None,
+    _word("--card-schedule", _CARD, "Default --schedule.", SCHEDULES, show_default=False),
+]
+
+Dtype = Annotated[
+    str,
+    _word(
+        "--dtype",
+        _WITH,
+        "Precision of the arithmetic; auto is bf16 on a GPU that has it.",
+        ("auto", *DTYPES),
+    ),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        show_default="on a GPU",
+        help="Compile the network: slow to start, then faster.",
+        rich_help_panel=_WITH,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", help="Write nothing but what goes wrong.", rich_help_panel=_WITH),
+]

@@ -1,0 +1,134 @@
+"""What `esogen train` shows on stderr: a bar on a terminal, elsewhere a line now and then."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from esogen.cli.terminal import is_terminal, one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    from esogen.training.evaluate import Evaluation
+    from esogen.training.loop import StepReport
+
+PLAIN_SECONDS = 30.0
+"""Between two lines where stderr is no terminal."""
+
+_RECENT = 100
+"""Steps that the speed is averaged over."""
+
+
+class Progress(Protocol):
+    """Where a run tells what happens."""
+
+    def step(self, report: "StepReport") -> None:
+        """One step is done."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Something worth a line that stays."""
+        ...
+
+
+@contextmanager
+def shown(steps: int, *, quiet: bool) -> Iterator[Progress]:
+    """The progress of a run of `steps` steps, as this process's stderr can show it."""
+    if quiet:
+        yield _Silent()
+    elif is_terminal(sys.stderr):
+        from rich.console import Console
+
+        with on_bar(steps, Console(stderr=True)) as bar:
+            yield bar
+    else:
+        yield _Lines(steps)
+
+
+def measured(evaluations: list["Evaluation"]) -> str:
+    """What a validation found, in one line."""
+    figures = (
+        f"alpha_0 {found.alpha_0:g}: {found.bits_per_byte.value:.4f} ±"
+        f" {found.bits_per_byte.error:.4f}"
+        for found in evaluations
+    )
+    return f"bits per byte at most · {' · '.join(figures)}"
+
+
+class Meter:
+    """One line on the last step: loss, speed, and the time left at that speed."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._recent: deque[StepReport] = deque(maxlen=_RECENT)
+
+    def line(self, report: "StepReport") -> str:
+        """Say where the run is after `report`."""
+        self._recent.append(report)
+        seconds = sum(step.seconds for step in self._recent) or 1e-9
+        speed = sum(step.tokens for step in self._recent) / seconds
+        left = (self._steps - report.step) * seconds / len(self._recent)
+        return (
+            f"step {report.step}/{self._steps} · loss {report.loss:.4f}"
+            f" · {speed:.0f} tokens/s · {duration(left)} left"
+        )
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, as people say it."""
+    minutes = round(seconds / 60)
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class _Silent:
+    def step(self, report: "StepReport") -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+
+class _Lines:
+    """A line for the first and the last step, and every `PLAIN_SECONDS` between them."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._meter, self._next = steps, Meter(steps), 0.0
+
+    def step(self, report: "StepReport") -> None:
+        line = self._meter.line(report)
+        if time.monotonic() >= self._next or report.step == self._steps:
+            self._next = time.monotonic() + PLAIN_SECONDS
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        print(one_line(line), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def on_bar(steps: int, console: "Console") -> Iterator[Progress]:
+    """A bar on this console; it goes when the run ends, and what was said stays."""
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (BarColumn(), TextColumn("{task.description}", markup=False))
+    with Bar(*columns, console=console, transient=True) as bar:
+        yield _OnBar(bar, steps)
+
+
+class _OnBar:
+    def __init__(self, bar: "Bar", steps: int) -> None:
+        self._bar, self._meter = bar, Meter(steps)
+        self._task = bar.add_task("", total=steps)
+
+    def step(self, report: "StepReport") -> None:
+        line = self._meter.line(report)
+        self._bar.update(self._task, completed=report.step, description=line)
+
+    def say(self, line: str) -> None:
+        self._bar.console.print(one_line(line), markup=False, highlight=False)

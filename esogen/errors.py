@@ -1,0 +1,24 @@
+"""The few kinds of error a user can meet.
+
+A message says what was wanted, what was found, what to do.
+"""
+
+
+class EsogenError(Exception):
+    """A problem that esogen names: printed as one line, exit code 1."""
+
+
+class UsageError(EsogenError):
+    """A value that cannot be used as given: printed as one line, exit code 2."""
+
+
+class CheckpointError(EsogenError):
+    """A model folder, or a file in it, that cannot be read as a network of this family."""
+
+
+class NumericalError(EsogenError):
+    """The network produced numbers that no token can be drawn from."""
+
+
+class Interrupted(EsogenError):  # noqa: N818 - nobody's error
+    """The user stopped a run, and what was kept: printed as one line, exit code 130."""

@@ -1,0 +1,172 @@
+"""The sampler: a generator over token ids that carries out a plan and yields what it decided.
+
+It never prints, decodes or times, and never waits for a GPU except to see, now and then, whether
+rows have ended.
+
+Shapes: B rows still running, L positions, K tokens of this step, D model width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esogen.generate.draw import DrawSettings, draw
+from esogen.generate.plan import Plan
+from esogen.model.attention import Dense
+from esogen.model.cache import KVCache
+from esogen.model.network import Network
+
+END_CHECK_INTERVAL = 8
+"""Sequential steps between two looks for rows that have ended; no result depends on it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What one network call decided: for `rows` `[B]` of the batch, `[B, K]` each on the device."""
+
+    index: int
+    sequential: bool
+    rows: NDArray[np.int64]
+    positions_BK: Tensor
+    tokens_BK: Tensor
+    log_probs_BK: Tensor
+
+
+@dataclass(slots=True, eq=False)
+class Progress:
+    """Where the rows still running stand; everything in natural positions.
+
+    `canvas_BL`: token ids, the mask token where undecided. `order_BL` as in `Plan`. `uniforms_BL`:
+    the number each position is drawn with.
+    """
+
+    canvas_BL: Tensor
+    order_BL: Tensor
+    uniforms_BL: Tensor
+    rows: NDArray[np.int64]
+
+    def keep(self, kept: NDArray[np.int64]) -> None:
+        """Drop every row but these (indices into the rows still running)."""
+        index = torch.from_numpy(kept).to(self.canvas_BL.device)
+        self.canvas_BL, self.order_BL = self.canvas_BL[index], self.order_BL[index]
+        self.uniforms_BL, self.rows = self.uniforms_BL[index], self.rows[kept]
+
+
+class Calls(Protocol):
+    """How a step's hidden states are computed: with the cache, or without (the oracle)."""
+
+    def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
+        """Hidden states `[B, K, D]` of the next `count` masks.
+
+        `decided` tokens are clean, the last `fresh` of them for the first time.
+        """
+        ...
+
+    def keep(self, kept: NDArray[np.int64]) -> None:
+        """Drop every row but these."""
+        ...
+
+
+class CachedCalls:
+    """Feed the tokens decided last, now clean, and this step's masks; all else is in the cache."""
+
+    def __init__(self, network: Network, cache: KVCache) -> None:
+        self._network, self._cache = network, cache
+
+    def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
+        positions_BL = progress.order_BL[:, decided - fresh : decided + count]
+        ids_BL = progress.canvas_BL.gather(1, positions_BL)
+        hidden_BLD = self._network.hidden(ids_BL, positions_BL, self._cache.attend(fresh + count))
+        self._cache.commit(fresh)
+        return hidden_BLD[:, fresh:]
+
+    def keep(self, kept: NDArray[np.int64]) -> None:
+        """Drop every row but these."""
+        self._cache.keep(kept)
+
+
+class UncachedCalls:
+    """Run all L positions, clean and masked, in every call: slow, and what the cache must equal."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
+        ids_BL = progress.canvas_BL.gather(1, progress.order_BL)
+        hidden_BLD = self._network.hidden(ids_BL, progress.order_BL, Dense(causal=True))
+        return hidden_BLD[:, decided : decided + count]
+
+    def keep(self, kept: NDArray[np.int64]) -> None:
+        """Nothing is kept between calls."""
+
+
+def start(
+    network: Network,
+    plan: Plan,
+    given_L: NDArray[np.int64],
+    uniforms_BL: NDArray[np.float64],
+    device: torch.device,
+) -> Progress:
+    """A batch before its first call: given tokens in place, masks everywhere else.
+
+    `given_L` holds a token id per position; only those the plan calls given are read.
+    """
+    rows, length = plan.order_BL.shape
+    canvas_BL = np.full((rows, length), network.config.mask_id, np.int64)
+    given = plan.order_BL[:, : plan.given]
+    np.put_along_axis(canvas_BL, given, given_L[given], axis=1)
+    return Progress(
+        torch.from_numpy(canvas_BL).to(device),
+        torch.from_numpy(plan.order_BL).to(device),
+        torch.from_numpy(uniforms_BL).to(device),
+        np.arange(rows),
+    )
+
+
+@torch.inference_mode()
+def denoise(
+    network: Network,
+    calls: Calls,
+    plan: Plan,
+    progress: Progress,
+    settings: DrawSettings,
+    *,
+    end_of_text: int | None = None,
+) -> Iterator[Step]:
+    """Carry out `plan`, yielding each step's decisions; `progress` moves along.
+
+    With `end_of_text`, a row leaves in the sequential phase once its first end-of-text has no
+    undecided position before it; the run ends when no row is left.
+    """
+    decided, fresh = plan.given, plan.given
+    for index, count in enumerate(plan.counts_S.tolist()):
+        sequential = index >= plan.diffusion_steps
+        if sequential and end_of_text is not None and index % END_CHECK_INTERVAL == 0:
+            _drop_ended(progress, calls, decided, end_of_text)
+            if not len(progress.rows):
+                return
+        hidden_BKD = calls(progress, decided, fresh, count)
+        positions_BK = progress.order_BL[:, decided : decided + count]
+        uniforms_BK = progress.uniforms_BL.gather(1, positions_BK)
+        tokens_BK, log_probs_BK = draw(network.logits(hidden_BKD), uniforms_BK, settings)
+        progress.canvas_BL.scatter_(1, positions_BK, tokens_BK)
+        decided, fresh = decided + count, count
+        yield Step(index, sequential, progress.rows, positions_BK, tokens_BK, log_probs_BK)
+
+
+def _drop_ended(progress: Progress, calls: Calls, decided: int, end_of_text: int) -> None:
+    """Let ended rows leave: all at once, or when at least half have (moving the rest costs)."""
+    length = progress.canvas_BL.shape[1]
+    positions = torch.arange(length, device=progress.canvas_BL.device)
+    ends_BL = torch.where(progress.canvas_BL == end_of_text, positions, length)
+    next_B = progress.order_BL[:, decided]
+    running = np.flatnonzero((ends_BL.amin(1) > next_B).cpu().numpy())
+    if 2 * len(running) <= len(progress.rows):
+        progress.keep(running)
+        if len(running):
+            calls.keep(running)

@@ -1,0 +1,109 @@
+"""Does one way of computing a run agree with another, token by token, and if not, why?
+
+Both sides are shown the same tokens (those the reference draws), so every draw is compared on equal
+terms. A token may differ only where its uniform lies nearer to an end of its interval than the two
+cumulative distributions lie apart: an edge draw. Any other difference is unexplained, and a defect.
+
+Shapes: B rows, K tokens of this step, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from esogen.generate.denoise import Calls, Progress
+from esogen.generate.draw import DrawSettings, draw, shape
+from esogen.generate.plan import Plan
+from esogen.model.network import Network
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A network and how its calls are made."""
+
+    network: Network
+    calls: Calls
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What a comparison found; counts of draws, and the largest differences met.
+
+    `log_prob_difference` is over every vocabulary entry that either side gives more than
+    exp(-20), in nats; `cdf_difference` over the shaped, normalised cumulative distributions.
+    """
+
+    draws: int = 0
+    different: int = 0
+    edge: int = 0
+    unexplained: int = 0
+    log_prob_difference: float = 0.0
+    cdf_difference: float = 0.0
+
+    def __add__(self, other: "Agreement") -> "Agreement":
+        return Agreement(
+            self.draws + other.draws,
+            self.different + other.different,
+            self.edge + other.edge,
+            self.unexplained + other.unexplained,
+            max(self.log_prob_difference, other.log_prob_difference),
+            max(self.cdf_difference, other.cdf_difference),
+        )
+
+
+LEAST_LOG_PROB = -20.0
+
+
+@torch.inference_mode()
+def compare(
+    reference: Side, candidate: Side, plan: Plan, progress: Progress, settings: DrawSettings
+) -> Agreement:
+    """Carry out `plan` on both sides at once, teacher-forced with the reference's tokens."""
+    agreement, decided, fresh = Agreement(), plan.given, plan.given
+    for count in plan.counts_S.tolist():
+        positions_BK = progress.order_BL[:, decided : decided + count]
+        uniforms_BK = progress.uniforms_BL.gather(1, positions_BK)
+        expected_BKV, found_BKV = (
+            side.network.logits(side.calls(progress, decided, fresh, count))
+            for side in (reference, candidate)
+        )
+        tokens_BK = draw(expected_BKV, uniforms_BK, settings).tokens
+        agreement += _compare_draws(expected_BKV, found_BKV, uniforms_BK, settings)
+        progress.canvas_BL.scatter_(1, positions_BK, tokens_BK)
+        decided, fresh = decided + count, count
+    return agreement
+
+
+def _compare_draws(
+    expected_BKV: Tensor, found_BKV: Tensor, uniforms_BK: Tensor, settings: DrawSettings
+) -> Agreement:
+    expected_log, found_log = (x.double().log_softmax(-1) for x in (expected_BKV, found_BKV))
+    likely = torch.maximum(expected_log, found_log) > LEAST_LOG_PROB
+    log_prob_difference = (expected_log - found_log)[likely].abs().max()
+    expected_cdf, found_cdf = (_normalised(x, settings) for x in (expected_log, found_log))
+    apart_BK = (expected_cdf - found_cdf).abs().amax(-1)
+    tokens_BK, other_BK = (draw(x, uniforms_BK, settings).tokens for x in (expected_BKV, found_BKV))
+    edge_BK = _distance_to_end(expected_cdf, tokens_BK, uniforms_BK) <= apart_BK
+    different_BK = tokens_BK != other_BK
+    return Agreement(
+        draws=tokens_BK.numel(),
+        different=int(different_BK.sum()),
+        edge=int(edge_BK.sum()),
+        unexplained=int((different_BK & ~edge_BK).sum()),
+        log_prob_difference=float(log_prob_difference),
+        cdf_difference=float(apart_BK.max()),
+    )
+
+
+def _normalised(log_probs_KV: Tensor, settings: DrawSettings) -> Tensor:
+    cdf_KV = shape(log_probs_KV, settings).cumsum(-1)
+    return cdf_KV / cdf_KV[..., -1:]
+
+
+def _distance_to_end(cdf_KV: Tensor, tokens_K: Tensor, uniforms_K: Tensor) -> Tensor:
+    """How far each uniform is from the nearer end of its token's interval."""
+    upper_K = cdf_KV.gather(-1, tokens_K[..., None])[..., 0]
+    before_K1 = (tokens_K - 1).clamp(min=0)[..., None]
+    lower_K = torch.where(tokens_K > 0, cdf_KV.gather(-1, before_K1)[..., 0], 0.0)
+    return torch.minimum(uniforms_K - lower_K, upper_K - uniforms_K)

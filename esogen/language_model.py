@@ -1,0 +1,313 @@
+"""The Python face of esogen: `load` a model, then `sample` from it."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from esogen.checkpoint.config_file import Schedule
+from esogen.checkpoint.folder import Checkpoint, open_checkpoint
+from esogen.checkpoint.placement import choose_device, choose_dtype
+from esogen.checkpoint.resolve import DEFAULT_MODEL
+from esogen.errors import EsogenError, NumericalError, UsageError
+from esogen.generate.denoise import (
+    CachedCalls,
+    Calls,
+    Progress,
+    Step,
+    UncachedCalls,
+    denoise,
+    start,
+)
+from esogen.generate.draw import DrawSettings
+from esogen.generate.plan import Plan, ScheduleSettings, make_plan
+from esogen.generate.streams import token_uniforms
+from esogen.generate.verify import Agreement, Side, compare
+from esogen.model.cache import KVCache
+from esogen.trace import Recorder, Trace, first_end
+
+T = TypeVar("T")
+
+LARGEST_SEED = 2**63 - 1
+DEFAULT_BATCH = 16
+"""Rows of a batch unless said; results do not depend on it."""
+
+
+def load(
+    model: str = DEFAULT_MODEL, *, device: str = "auto", dtype: str = "auto"
+) -> "LanguageModel":
+    """Open a built-in model by name, or a folder, on a device and in a precision.
+
+    `device` is auto, cpu, cuda or cuda:N; `dtype` auto, bf16, fp16 or fp32. Raises `EsogenError`
+    naming what was wanted, what was found and what to do.
+    """
+    place = choose_device(device)
+    return LanguageModel(
+        open_checkpoint(model, device=place, dtype=choose_dtype(dtype, place)), place
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One finished text.
+
+    `tokens` run up to and including the first end-of-text (with `raw`, over the whole length);
+    `steps` and `log_probs` belong to the same positions: the network call that decided each (-1 for
+    given tokens), and the model's own log-probability then, in nats, before temperature and
+    truncation. `log_prob` is their sum, `nfe` the network calls made for this text, `seconds` the
+    wall time of its batch.
+    """
+
+    index: int
+    seed: int
+    text: str
+    tokens: tuple[int, ...]
+    steps: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    log_prob: float
+    nfe: int
+    seconds: float
+
+    @property
+    def decided(self) -> int:
+        """Tokens that the model decided: all but the given ones."""
+        return sum(step >= 0 for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """Everything that decides what is sampled, defaults filled in."""
+
+    length: int
+    seed: int
+    schedule: ScheduleSettings
+    draw: DrawSettings
+    raw: bool = False
+    kv_cache: bool = True
+
+
+class LanguageModel:
+    """A network, its tokenizer, and what can be done with them."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.checkpoint, self.device = checkpoint, device
+
+    def sample(
+        self,
+        prompt: str = "",
+        *,
+        n: int = 1,
+        length: int | None = None,
+        steps: int | None = None,
+        alpha_0: float | None = None,
+        schedule: Schedule | None = None,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        top_k: int | None = None,
+        seed: int | None = None,
+        batch_size: int = DEFAULT_BATCH,
+        raw: bool = False,
+        kv_cache: bool = True,
+    ) -> Iterator[Sample]:
+        """Generate `n` texts that begin with `prompt`, each as soon as its batch is finished.
+
+        `length` counts tokens, prompt included; `steps`, `alpha_0` and `schedule` are those of
+        `ScheduleSettings`. What is None comes from the model's card, else its length, a quarter of
+        the length, 1, random, a fresh seed. A text ends at its end-of-text unless `raw`. Sample i
+        of a seed is the same in every batch. Raises `UsageError` for values out of range.
+        """
+        settings = self.settings(
+            length=length,
+            steps=steps,
+            alpha_0=alpha_0,
+            schedule=schedule,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            raw=raw,
+            kv_cache=kv_cache,
+        )
+        for batch in self.batches(prompt, settings, n=n, batch_size=batch_size):
+            for _ in batch.steps():
+                pass
+            yield from batch.samples()
+
+    def settings(
+        self,
+        *,
+        length: int | None = None,
+        steps: int | None = None,
+        alpha_0: float | None = None,
+        schedule: Schedule | None = None,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        top_k: int | None = None,
+        seed: int | None = None,
+        raw: bool = False,
+        kv_cache: bool = True,
+    ) -> SampleSettings:
+        """Fill in the defaults of this model's card; `UsageError` for a value out of range."""
+        card, longest = self.checkpoint.defaults, self.checkpoint.config.model_length
+        length = _first(length, card.length, longest)
+        if not 1 <= length <= longest:
+            raise UsageError(f"length is {length}; this model takes 1 to {longest} tokens")
+        seed = secrets.randbelow(2**32) if seed is None else seed
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UsageError(f"seed is {seed}; it must be from 0 to {LARGEST_SEED}")
+        try:
+            return SampleSettings(
+                length,
+                seed,
+                ScheduleSettings(
+                    steps=_first(steps, card.steps, max(1, length // 4)),
+                    alpha_0=_first(alpha_0, card.alpha_0, 1.0),
+                    schedule=_first(schedule, card.schedule, "random"),
+                ),
+                DrawSettings(temperature, top_k, top_p),
+                raw,
+                kv_cache,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    def batches(
+        self, prompt: str, settings: SampleSettings, *, n: int = 1, batch_size: int = DEFAULT_BATCH
+    ) -> Iterator["Batch"]:
+        """The batches of a run, each to be driven through its `steps` and then read."""
+        if self.checkpoint.config.family != "esolm-b":
+            raise EsogenError(
+                f"{self.checkpoint.name} is of the family {self.checkpoint.config.family};"
+                " sampling is for Eso-LM (B) models, such as stories"
+            )
+        for name, value in (("num_samples", n), ("batch_size", batch_size)):
+            if value < 1:
+                raise UsageError(f"{name} is {value}; it must be at least 1")
+        given = self.encode_prompt(prompt, settings.length)
+        for first in range(0, n, batch_size):
+            samples = range(first, min(first + batch_size, n))
+            yield Batch(self, given, settings, samples)
+
+    def encode_prompt(self, prompt: str, length: int) -> NDArray[np.int64]:
+        """Token ids of a prompt; raises `UsageError` when it does not fit `length` tokens."""
+        ids = self.checkpoint.tokenizer.encode(prompt)
+        if len(ids) > length:
+            raise UsageError(
+                f"the prompt has {len(ids)} tokens and the length is {length};"
+                " shorten the prompt or raise --length"
+            )
+        return np.array(ids, np.int64)
+
+
+class Batch:
+    """Some samples of a run, made together: drive `steps` to its end, then read `samples`."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        given: NDArray[np.int64],
+        settings: SampleSettings,
+        samples: range,
+    ) -> None:
+        self.indices, self.settings = samples, settings
+        self._model, self._seconds = model, 0.0
+        self._given_L = np.zeros(settings.length, np.int64)
+        self._given_L[: len(given)] = given
+        positions = np.arange(settings.length)
+        self.plan: Plan = make_plan(
+            settings.schedule,
+            settings.seed,
+            samples,
+            positions[: len(given)],
+            positions[len(given) :],
+        )
+        self._recorder = Recorder(self.plan, self._given_L)
+
+    def steps(self) -> Iterator[Step]:
+        """Run the network, yielding what each call decided."""
+        began = time.perf_counter()
+        calls = self.calls(cached=self.settings.kv_cache)
+        for step in denoise(
+            self._model.checkpoint.network,
+            calls,
+            self.plan,
+            self.start(),
+            self.settings.draw,
+            end_of_text=self._end_of_text,
+        ):
+            self._recorder.record(step)
+            yield step
+        self._seconds = time.perf_counter() - began
+
+    def samples(self) -> Iterator[Sample]:
+        """Finished texts, in order; raises `NumericalError` when the network gave no numbers."""
+        trace = self._recorder.finish(end_of_text=self._end_of_text)
+        if not np.isfinite(trace.log_probs_BL).all():
+            raise NumericalError(
+                f"{self._model.checkpoint.name} gave logits that are not finite numbers;"
+                " the weights are broken, or --dtype is too narrow: try fp32"
+            )
+        for row, index in enumerate(self.indices):
+            yield self._sample(trace, row, index)
+
+    def verify(self) -> Agreement:
+        """This batch again, cached against uncached, shown the same tokens."""
+        network = self._model.checkpoint.network
+        cached, uncached = (Side(network, self.calls(cached=c)) for c in (True, False))
+        return compare(cached, uncached, self.plan, self.start(), self.settings.draw)
+
+    def start(self) -> Progress:
+        """The batch before its first call."""
+        uniforms = [
+            token_uniforms(self.settings.seed, sample, self.settings.length)[:, 0]
+            for sample in self.indices
+        ]
+        return start(
+            self._model.checkpoint.network,
+            self.plan,
+            self._given_L,
+            np.stack(uniforms),
+            self._model.device,
+        )
+
+    def calls(self, *, cached: bool) -> Calls:
+        """Fresh state for a run with the KV cache, or without."""
+        network = self._model.checkpoint.network
+        if not cached:
+            return UncachedCalls(network)
+        dtype = network.vocab_embed.embedding.dtype
+        rows, length = self.plan.order_BL.shape
+        cache = KVCache(network.config, rows, length, device=self._model.device, dtype=dtype)
+        return CachedCalls(network, cache)
+
+    @property
+    def _end_of_text(self) -> int | None:
+        return None if self.settings.raw else self._model.checkpoint.tokenizer.end_of_text
+
+    def _sample(self, trace: Trace, row: int, index: int) -> Sample:
+        tokens = trace.tokens_BL[row]
+        end = len(tokens) if self._end_of_text is None else first_end(tokens, self._end_of_text)
+        ids = tokens[:end].tolist()
+        log_probs = trace.log_probs_BL[row, :end]
+        text_ids = [token for token in ids if token != self._end_of_text]
+        return Sample(
+            index=index,
+            seed=self.settings.seed,
+            text=self._model.checkpoint.tokenizer.decode(text_ids),
+            tokens=tuple(ids),
+            steps=tuple(trace.steps_BL[row, :end].tolist()),
+            log_probs=tuple(log_probs.tolist()),
+            log_prob=float(log_probs.sum()),
+            nfe=int(trace.nfe_B[row]),
+            seconds=self._seconds,
+        )
+
+
+def _first(*values: T | None) -> T:
+    """The first value that is given."""
+    return next(value for value in values if value is not None)

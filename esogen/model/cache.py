@@ -1,0 +1,107 @@
+"""The KV cache: keys and values of clean tokens, append-only in the order they were decided.
+
+Two verbs. `write` lays the rows of one call behind what stands (provisional); `commit` makes the
+first of them permanent, and the next call overwrites the rest. Because nothing that stands is ever
+changed, cutting the tail IS the exact earlier state.
+
+Shapes: B rows, L queries of this call, M keys, N heads, H head width.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esogen.model.attention import attention
+from esogen.model.config import ModelConfig
+
+
+class KVCache:
+    """Room for `capacity` tokens in each of `rows` rows; every row has a length of its own."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        rows: int,
+        capacity: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        shape = (config.n_blocks, 2, rows, capacity, config.n_heads, config.head_size)
+        self._kv = torch.empty(shape, device=device, dtype=dtype)
+        self.lengths_B: NDArray[np.int64] = np.zeros(rows, np.int64)
+        """Committed tokens of each row; known on the host, so no call waits for a GPU."""
+
+    def attend(self, width: int) -> "CachedAttend":
+        """The attention of one call of `width` new tokens a row, causal behind what stands."""
+        return CachedAttend(self, width)
+
+    def write(self, layer: int, slots: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> None:
+        """Lay keys and values into `slots`, flat indices `[B * L]` over rows and places."""
+        for part, x_BLNH in enumerate((k_BLNH, v_BLNH)):
+            self._kv[layer, part].flatten(0, 1).index_copy_(0, slots, x_BLNH.flatten(0, 1))
+
+    def read(self, layer: int, places: int) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, M, N, H]` of the first `places` places, as views."""
+        return self._kv[layer, 0, :, :places], self._kv[layer, 1, :, :places]
+
+    def commit(self, count_B: int | NDArray[np.int64]) -> None:
+        """Make the first `count_B` tokens of the last call permanent."""
+        self.lengths_B = self.lengths_B + count_B
+
+    def cut(self, length_B: int | NDArray[np.int64]) -> None:
+        """Return to the state in which only the first `length_B` tokens stood."""
+        self.lengths_B = np.minimum(self.lengths_B, length_B)
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Drop every row but these."""
+        self._kv = self._kv[:, :, torch.from_numpy(rows).to(self._kv.device)]
+        self.lengths_B = self.lengths_B[rows]
+
+    def added(self, seen: NDArray[np.bool_]) -> Tensor:
+        """A mask as numbers added to the scores, made once a call and not once a layer."""
+        mask = torch.from_numpy(np.where(seen, np.float32(0), -np.inf).astype(np.float32))
+        return mask.to(self.device, self._kv.dtype)
+
+    @property
+    def capacity(self) -> int:
+        """Places in a row."""
+        return self._kv.shape[3]
+
+    @property
+    def device(self) -> torch.device:
+        """Where keys and values are."""
+        return self._kv.device
+
+    @property
+    def bytes(self) -> int:
+        """Memory taken, in bytes."""
+        return self._kv.nbytes
+
+
+class CachedAttend:
+    """One call through a cache. Query j of a row with n tokens standing sees places 0..n+j:
+
+    stands  new
+    ######  #..
+    ######  ##.
+    ######  ###
+    """
+
+    def __init__(self, cache: KVCache, width: int) -> None:
+        rows, self._cache = len(cache.lengths_B), cache
+        self._places = int(cache.lengths_B.max()) + width
+        if self._places > cache.capacity:
+            raise ValueError(f"{self._places} tokens do not fit a cache of {cache.capacity}")
+        place_BL = cache.lengths_B[:, None] + np.arange(width)
+        slot_BL = place_BL + np.arange(rows)[:, None] * cache.capacity
+        self._slots = torch.from_numpy(slot_BL.reshape(-1)).to(cache.device)
+        seen_BLM = np.arange(self._places) <= place_BL[..., None]
+        self._mask = None if seen_BLM.all() else cache.added(seen_BLM[:, None])
+
+    def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
+        """Write this layer's keys and values behind what stands, then attend over all of it."""
+        self._cache.write(layer, self._slots, k_BLNH, v_BLNH)
+        k_BMNH, v_BMNH = self._cache.read(layer, self._places)
+        return attention(q_BLNH, k_BMNH, v_BMNH, self._mask)

@@ -1,0 +1,231 @@
+"""The one transformer of the family. It differs from model to model in attention pattern only.
+
+A call takes token ids with their NATURAL positions, in any order, and an `Attend` that says who
+sees whom; it knows nothing of caches, schedules, devices or precisions.
+
+Shapes: B rows, L tokens of this call, N heads, H head width, D model width, V vocabulary.
+"""
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from esogen.model.attention import Attend
+from esogen.model.config import TIME_FEATURES, ModelConfig
+
+ROTARY_BASE = 10_000.0
+NORM_EPS = 1e-5
+
+
+class Network(nn.Module):
+    """Pre-norm transformer with rotary positions and, unless folded, constant adaLN.
+
+    `folded=True` builds the shape that `fold` writes: no adaLN, no norm weights, biases instead.
+    Module names are those of the published checkpoints without their `backbone.` prefix.
+    """
+
+    def __init__(self, config: ModelConfig, *, folded: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.folded = folded
+        self.vocab_embed = Embedding(config.vocab_size, config.hidden_size)
+        self.rotary_emb = Rotary(config.head_size)
+        modulated = config.has_adaln and not folded
+        self.sigma_map = TimeEmbedding(config.cond_dim) if modulated else None
+        self.blocks = nn.ModuleList(
+            Block(config, layer, folded=folded) for layer in range(config.n_blocks)
+        )
+        self.output_layer = OutputLayer(config, folded=folded)
+
+    def hidden(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
+        """Run all blocks; returns `[B, L, D]`, to be handed to `logits` in whole or in part."""
+        x_BLD = self.vocab_embed.forward(ids_BL)
+        rotation = self.rotary_emb.forward(positions_BL, x_BLD.dtype)
+        condition = self._condition()
+        for block in cast(list[Block], self.blocks):
+            x_BLD = block.forward(x_BLD, condition, rotation, attend)
+        return x_BLD
+
+    def logits(self, hidden_KD: Tensor) -> Tensor:
+        """Logits `[..., V]` in float32 of the given rows `[..., D]`; the mask token's are -inf."""
+        logits_KV = self.output_layer.forward(hidden_KD, self._condition()).float()
+        logits_KV[..., self.config.mask_id] = -math.inf
+        return logits_KV
+
+    def forward(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
+        """Logits `[B, L, V]` of every row of the input."""
+        return self.logits(self.hidden(ids_BL, positions_BL, attend))
+
+    def _condition(self) -> Tensor | None:
+        return None if self.sigma_map is None else F.silu(self.sigma_map.forward())
+
+
+class Embedding(nn.Module):
+    """Token embeddings `[V, D]` under the published tensor name."""
+
+    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(vocab_size, hidden_size))
+
+    def forward(self, ids_BL: Tensor) -> Tensor:
+        return F.embedding(ids_BL, self.embedding)
+
+
+class Rotation(NamedTuple):
+    """Cosines and signed sines, each `[B, L, 1, 1, H]`, that turn queries and keys."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding over the whole head, half-rotation layout."""
+
+    inv_freq: Tensor
+
+    def __init__(self, head_size: int) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", rotary_frequencies(head_size))
+
+    def forward(self, positions_BL: Tensor, dtype: torch.dtype) -> Rotation:
+        angle = positions_BL[..., None, None, None].float() * self.inv_freq.float()
+        cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+        return Rotation(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
+
+
+def rotary_frequencies(head_size: int) -> Tensor:
+    """Angular frequencies `[H / 2]`, radians per position."""
+    return ROTARY_BASE ** -(torch.arange(0, head_size, 2, device="cpu").float() / head_size)
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn `(x1, x2)` into `(x1 cos - x2 sin, x2 cos + x1 sin)`.
+
+    Rolling by half a head swaps the two halves, and `rotation.sin` carries the signs.
+    """
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x * rotation.cos, swapped, rotation.sin)
+
+
+class TimeEmbedding(nn.Module):
+    """The map from noise level to adaLN's condition, at the only level this family uses: 0."""
+
+    def __init__(self, cond_dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(TIME_FEATURES, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim)
+        )
+
+    def forward(self) -> Tensor:
+        """The condition `[cond_dim]`: cosines of 0 are ones, sines of 0 are zeros."""
+        like = next(self.mlp.parameters())
+        return self.mlp(zero_sinusoid(like))  # type: ignore[no-any-return]
+
+
+def zero_sinusoid(like: Tensor) -> Tensor:
+    """The sinusoidal features `[256]` of noise level 0, in the dtype and place of `like`."""
+    features = like.new_zeros(TIME_FEATURES)
+    features[: TIME_FEATURES // 2] = 1.0
+    return features
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """adaLN: scale by `1 + scale`, then shift."""
+    return torch.addcmul(x + shift, x, scale)
+
+
+class Norm(nn.Module):
+    """Layer norm with a weight only; without even that once it is folded away."""
+
+    def __init__(self, width: int, *, folded: bool) -> None:
+        super().__init__()
+        self.weight = None if folded else nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weight, eps=NORM_EPS)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each normalised before and, with adaLN, shifted, scaled and gated."""
+
+    def __init__(self, config: ModelConfig, layer: int, *, folded: bool) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.layer, self.n_heads, self.head_size = layer, config.n_heads, config.head_size
+        self.dropout = config.dropout
+        self.norm1 = Norm(width, folded=folded)
+        self.attn_qkv = nn.Linear(width, 3 * width, bias=folded)
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.norm2 = Norm(width, folded=folded)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+        modulated = config.has_adaln and not folded
+        self.adaLN_modulation = nn.Linear(config.cond_dim, 6 * width) if modulated else None
+
+    def forward(
+        self, x: Tensor, condition: Tensor | None, rotation: Rotation, attend: Attend
+    ) -> Tensor:
+        if self.adaLN_modulation is None:
+            x = x + self._drop(self._attend(self.norm1(x), rotation, attend))
+            return x + self._drop(self.mlp(self.norm2(x)))
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6)
+        attended = self._attend(modulate(self.norm1(x), shift1, scale1), rotation, attend)
+        x = torch.addcmul(x, gate1, self._drop(attended))
+        return torch.addcmul(
+            x, gate2, self._drop(self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        )
+
+    def _attend(self, x_BLD: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        qkv = self.attn_qkv(x_BLD).unflatten(-1, (3, self.n_heads, self.head_size))
+        q_BLNH, k_BLNH = rotate(qkv[..., :2, :, :], rotation).unbind(-3)
+        out_BLNH = attend(self.layer, q_BLNH, k_BLNH, qkv[..., 2, :, :])
+        return self.attn_out(out_BLNH.flatten(-2))  # type: ignore[no-any-return]
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class OutputLayer(nn.Module):
+    """Final norm and the projection to the vocabulary."""
+
+    def __init__(self, config: ModelConfig, *, folded: bool) -> None:
+        super().__init__()
+        self.norm_final = Norm(config.hidden_size, folded=folded)
+        self.linear = nn.Linear(config.hidden_size, config.vocab_size)
+        modulated = config.has_adaln and not folded
+        self.adaLN_modulation = (
+            nn.Linear(config.cond_dim, 2 * config.hidden_size) if modulated else None
+        )
+
+    def forward(self, hidden: Tensor, condition: Tensor | None) -> Tensor:
+        x = self.norm_final(hidden)
+        if self.adaLN_modulation is not None:
+            shift, scale = self.adaLN_modulation(condition).chunk(2)
+            x = modulate(x, shift, scale)
+        return self.linear(x)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def initialise(network: Network, generator: torch.Generator) -> None:
+    """Draw fresh weights for training: torch's own defaults, adaLN and output layer at zero.
+
+    Zero adaLN makes every block the identity and zero outputs make every token equally likely,
+    as in DiT (Peebles & Xie 2023) and the published trainings.
+    """
+    for name, parameter in network.named_parameters():
+        if "adaLN_modulation" in name or name.startswith("output_layer.linear"):
+            parameter.zero_()
+        elif "norm" in name:
+            parameter.fill_(1.0)
+        else:
+            bound = 1.0 / math.sqrt(_fan_in(network, name))
+            parameter.uniform_(-bound, bound, generator=generator)
+
+
+def _fan_in(network: Network, name: str) -> int:
+    module = network.get_submodule(name.rpartition(".")[0])
+    return module.in_features if isinstance(module, nn.Linear) else network.config.hidden_size

@@ -1,0 +1,159 @@
+"""The hybrid objective of Eso-LM (arXiv 2506.01928, section 3), written as two terms per row.
+
+    NELBO per token = diffusion term + autoregressive term
+
+Each term is estimated from rows of its own, and every row is corrupted by a `Noise` that was drawn
+beforehand, so a term is a pure function and a batch can be cut into passes of any size.
+
+Shapes: B rows, L positions, K decided tokens, D model width, V vocabulary. Sorted order: clean
+tokens, then masks, then what is not part of the text.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from esogen.model import patterns
+from esogen.model.attention import Attend, Dense
+from esogen.model.config import ModelConfig
+
+TIME_EPS = 1e-3
+"""Times are drawn from [TIME_EPS, 1]: the weight of the diffusion term grows as 1 / t."""
+
+
+class Forward(Protocol):
+    """The calls of a network that a loss makes: the network itself has them, or it compiled."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The shape of the network."""
+        ...
+
+    def hidden(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, /) -> Tensor:
+        """All blocks: `[B, L, D]`."""
+        ...
+
+    def logits(self, hidden_KD: Tensor, /) -> Tensor:
+        """The output layer over the given rows: `[K, V]`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Noise:
+    """How rows are corrupted, in sorted order.
+
+    `order_BL` int64: natural position at each sorted index. `masked_BL` bool: sorted indices whose
+    token is hidden and has a loss. `weight_B` float32: factor of the row's loss.
+    """
+
+    order_BL: Tensor
+    masked_BL: Tensor
+    weight_B: Tensor
+
+    def to(self, device: torch.device) -> "Noise":
+        """The same noise on another device."""
+        return Noise(self.order_BL.to(device), self.masked_BL.to(device), self.weight_B.to(device))
+
+    def rows(self, part: slice) -> "Noise":
+        """The noise of some of the rows."""
+        return Noise(self.order_BL[part], self.masked_BL[part], self.weight_B[part])
+
+
+def diffusion_noise(
+    uniforms_BL2: Tensor, t_B: Tensor, alpha_0: float, *, true_weight: bool = True
+) -> Noise:
+    """Hide each token with probability `1 - alpha_t`, `alpha_t = alpha_0 (1 - t)`: for training.
+
+    Two uniforms a position: one hides it, one ranks it within its group. The weight is
+    `-alpha'_t / (1 - alpha_t)`, or 1 where `true_weight` is off (lower variance, `alpha_0` = 1).
+    """
+    hidden_share_B = 1.0 - alpha_0 * (1.0 - t_B)
+    masked_BL = uniforms_BL2[..., 0] < hidden_share_B[:, None]
+    weight_B = alpha_0 / hidden_share_B if true_weight else torch.ones_like(t_B)
+    return _sorted(masked_BL, uniforms_BL2[..., 1], weight_B)
+
+
+def decision_noise(
+    uniforms_BL2: Tensor, place_B: Tensor, alpha_0: float, counted_BL: Tensor
+) -> Noise:
+    """The state just before one decision of the diffusion phase, for evaluation.
+
+    With the time integrated out, the diffusion term is a mean over decisions: of N tokens, X are
+    left to the sequential phase (binomial); one of the other N - X decisions is picked, before
+    which k > X tokens are hidden, and `(N - X) / k` times their loss has the term as its mean. So
+    no weight is as large as 1 / t can be.
+
+    Two uniforms a position: the time of its decision (diffusion phase: below `alpha_0`) and its
+    rank within its group. `place_B` in (0, 1]: which decision, 1 the first. Positions outside
+    `counted_BL` (bool) come last and have no loss.
+    """
+    time_BL = uniforms_BL2[..., 0].masked_fill(~counted_BL, -1.0)
+    decisions_B = (counted_BL & (time_BL < alpha_0)).sum(1)
+    sequential_B = counted_BL.sum(1) - decisions_B
+    hidden_B = sequential_B + (place_B * decisions_B).ceil().long()
+    latest_first_BL = time_BL.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    masked_BL = latest_first_BL < hidden_B[:, None]
+    return _sorted(masked_BL, uniforms_BL2[..., 1], decisions_B / hidden_B, counted_BL)
+
+
+def sequential_noise(
+    uniforms_BL2: Tensor, alpha_0: float, counted_BL: Tensor | None = None
+) -> Noise:
+    """Keep each token with probability `alpha_0`; what is hidden stands left to right.
+
+    Uniforms and `counted_BL` as in `decision_noise`: equal ones leave the same tokens hidden.
+    """
+    masked_BL = uniforms_BL2[..., 0] >= alpha_0
+    length = masked_BL.shape[1]
+    left_to_right = torch.arange(length, device=masked_BL.device) / length
+    rank_BL = torch.where(masked_BL, left_to_right.to(uniforms_BL2.dtype), uniforms_BL2[..., 1])
+    weight_B = torch.ones(len(masked_BL), device=masked_BL.device)
+    return _sorted(masked_BL, rank_BL, weight_B, counted_BL)
+
+
+def _sorted(
+    masked_BL: Tensor, rank_BL: Tensor, weight_B: Tensor, counted_BL: Tensor | None = None
+) -> Noise:
+    group_BL = masked_BL.to(rank_BL.dtype)
+    if counted_BL is not None:
+        group_BL = torch.where(counted_BL, group_BL, 2.0)
+        masked_BL = masked_BL & counted_BL
+    order_BL = (group_BL + rank_BL).argsort(dim=1, stable=True)
+    return Noise(order_BL, masked_BL.gather(1, order_BL), weight_B.float())
+
+
+def diffusion_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
+    """Weighted sum over hidden tokens of `-log p(x_l | z_t)`, in nats, `[B]`.
+
+    One pass over the text with its hidden tokens replaced by masks, causal in sorted order.
+    """
+    clean_BL = x_BL.gather(1, noise.order_BL)
+    z_BL = clean_BL.masked_fill(noise.masked_BL, network.config.mask_id)
+    hidden_BLD = network.hidden(z_BL, noise.order_BL, Dense(causal=True))
+    return _loss(network, hidden_BLD, clean_BL, noise)
+
+
+def sequential_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
+    """Sum over hidden tokens of `-log p(x_l | z_0, x before l)`, in nats, `[B]`.
+
+    One pass over masks and text together: a mask sees itself and the clean tokens of all earlier
+    sorted indices.
+    """
+    clean_BL = x_BL.gather(1, noise.order_BL)
+    z_BL = clean_BL.masked_fill(noise.masked_BL, network.config.mask_id)
+    length, device = x_BL.shape[1], x_BL.device
+    mask = patterns.two_halves(patterns.causal(length, device))
+    hidden_BMD = network.hidden(
+        torch.cat([z_BL, clean_BL], 1), torch.cat([noise.order_BL] * 2, 1), Dense(mask)
+    )
+    return _loss(network, hidden_BMD[:, :length], clean_BL, noise)
+
+
+def _loss(network: Forward, hidden_BLD: Tensor, clean_BL: Tensor, noise: Noise) -> Tensor:
+    logits_KV = network.logits(hidden_BLD[noise.masked_BL])
+    nats_K = F.cross_entropy(logits_KV, clean_BL[noise.masked_BL], reduction="none")
+    nats_BL = torch.zeros_like(noise.masked_BL, dtype=nats_K.dtype)
+    return nats_BL.masked_scatter(noise.masked_BL, nats_K).sum(1) * noise.weight_B

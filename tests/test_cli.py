@@ -1,0 +1,752 @@
+"""The command line: what goes to stdout, to stderr and to files, and what it says goes wrong."""
+
+import io
+import json
+import os
+import pty
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pytest
+from typer.testing import CliRunner
+
+from esogen import language_model
+from esogen.checkpoint import resolve
+from esogen.checkpoint.tokenizer import Tokenizer
+from esogen.cli import main, options, sample
+from esogen.cli.app import COMMANDS
+from esogen.cli.progress import drive
+from esogen.cli.prompt import read_prompt
+from esogen.cli.summary import command_again
+from esogen.cli.terminal import Console, one_line, visible
+from esogen.errors import UsageError
+from esogen.generate.draw import DrawSettings
+from esogen.generate.plan import ScheduleSettings
+from esogen.generate.verify import Agreement
+from esogen.language_model import Batch, SampleSettings
+
+ESCAPE = "\x1b"
+FEW = ("--length", "12", "--steps", "4", "--seed", "1")
+"""Settings that make a short run, always the same."""
+
+NOWHERE = Console(None, quiet=True, shown=False, steerable=False, colored=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one call of `esogen` did; `screen` is what a terminal was sent, by both streams."""
+
+    code: int
+    stdout: str
+    stderr: str
+    screen: str = ""
+
+
+Esogen = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "ESOGEN_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("ESOGEN_MODEL", str(tiny_folder))
+
+
+@pytest.fixture
+def esogen() -> Esogen:
+    """Calls `esogen` in this process, with a stdin that is given and no terminal anywhere."""
+
+    def call(*words: str, stdin: bytes = b"") -> Result:
+        with CliRunner().isolation(input=stdin) as (stdout, stderr, _):
+            code = main(words)
+            sys.stderr.flush()
+            return Result(code, stdout.getvalue().decode(), stderr.getvalue().decode())
+
+    return call
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Esogen:
+    """Calls `esogen` in this process with those of its streams on a terminal that are named."""
+
+    def call(*words: str, streams: str = "stdin stdout stderr") -> Result:
+        with monkeypatch.context() as patch:
+            captured = {name: io.BytesIO() for name in ("stdin", "stdout", "stderr")}
+            for name, buffer in captured.items():
+                patch.setattr(sys, name, io.TextIOWrapper(buffer, encoding="utf-8"))
+            terminal = Terminal()
+            for name in streams.split():
+                patch.setattr(sys, name, terminal.stream("r" if name == "stdin" else "w"))
+            code = main(words)
+            sys.stderr.flush()
+            stdout, stderr = (captured[name].getvalue().decode() for name in ("stdout", "stderr"))
+        return Result(code, stdout, stderr, terminal.close())
+
+    return call
+
+
+class Terminal:
+    """A pseudo-terminal that remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = pty.openpty()
+        self._sent = bytearray()
+        self._streams: list[IO[str]] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def stream(self, mode: str) -> IO[str]:
+        """One of the streams of a process on this terminal."""
+        self._streams.append(os.fdopen(self._theirs, mode, encoding="utf-8", closefd=False))
+        return self._streams[-1]
+
+    def close(self) -> str:
+        """Hang up; returns all that was sent."""
+        for stream in self._streams:
+            stream.close()
+        os.close(self._theirs)
+        self._reader.join()
+        os.close(self._ours)
+        return self._sent.decode().replace("\r\n", "\n")
+
+    def _read(self) -> None:
+        while True:
+            try:
+                self._sent += os.read(self._ours, 4096)
+            except OSError:  # the last of the other side has hung up
+                return
+
+
+def problem(result: Result, code: int) -> str:
+    """The one line on stderr of a call that went wrong and wrote no text."""
+    assert (result.code, result.stdout) == (code, "")
+    assert result.stderr.startswith("esogen: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+# Texts and their formats
+
+
+def test_stdout_is_the_text_and_nothing_else(esogen: Esogen) -> None:
+    result = esogen("sample", "Once upon", *FEW)
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.startswith("Once upon")
+    assert result.stdout.endswith("\n")
+
+
+def test_the_same_seed_writes_the_same_and_another_does_not(esogen: Esogen) -> None:
+    texts = [esogen("sample", "--length", "20", "--seed", seed).stdout for seed in ("1", "1", "2")]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_seed_that_was_drawn_is_told_and_gives_the_text_again(esogen: Esogen) -> None:
+    first = esogen("sample", "--length", "12")
+    word, seed = first.stderr.split()
+    assert word == "seed"
+    assert esogen("sample", "--length", "12", "--seed", seed).stdout == first.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "between", "end"),
+    [
+        ((), "\n---\n", "\n"),
+        (("--separator", "* * *"), "\n* * *\n", "\n"),
+        (("--separator", ""), "\n\n", "\n"),
+        (("-0",), "\0", "\0"),
+    ],
+)
+def test_texts_are_parted_as_asked(
+    esogen: Esogen, flags: tuple[str, ...], between: str, end: str
+) -> None:
+    objects = json.loads(esogen("sample", "A", *FEW, "-n", "3", "--format", "json").stdout)
+    texts = [each["text"] for each in objects]
+    assert esogen("sample", "A", *FEW, "-n", "3", *flags).stdout == between.join(texts) + end
+
+
+def test_jsonl_has_one_whole_object_per_text(
+    esogen: Esogen, tiny_folder: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    flags = ("--format", "jsonl", "-n", "3", "--batch-size", "2", "--raw")
+    lines = esogen("sample", "The cat", *FEW, *flags, "--alpha-0", "0.5").stdout.splitlines()
+    objects = [json.loads(line) for line in lines]
+    assert [each["index"] for each in objects] == [0, 1, 2]
+    first = objects[0]
+    assert len(first["tokens"]) == first["length"] == 12
+    end = tiny_tokenizer.end_of_text
+    assert tiny_tokenizer.decode(t for t in first["tokens"] if t != end) == first["text"]
+    said = ("seed", "steps", "alpha_0", "schedule", "temperature", "top_p", "top_k", "dtype")
+    assert [first[name] for name in said] == [1, 4, 0.5, "random", 1.0, 0.9, None, "fp32"]
+    assert first["model"] == str(tiny_folder)
+    assert len(first["revision"]) == 12
+    assert first["nfe"] > 0
+    assert first["log_prob"] < 0
+    assert first["seconds"] > 0
+
+
+def test_jsonl_is_written_as_soon_as_a_batch_is_finished(
+    esogen: Esogen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = []
+
+    def watched(batch: Batch, console: Console, n: int) -> None:
+        buffer = sys.stdout.buffer
+        assert isinstance(buffer, io.BytesIO)
+        lines.append(buffer.getvalue().count(b"\n"))
+        drive(batch, console, n)
+
+    monkeypatch.setattr(sample, "drive", watched)
+    esogen("sample", *FEW, "-n", "5", "--batch-size", "2", "--format", "jsonl")
+    assert lines == [0, 2, 4]
+
+
+def test_json_is_one_array_of_the_same_objects(esogen: Esogen) -> None:
+    flags = ("sample", *FEW, "-n", "2", "--format")
+    array, lines = json.loads(esogen(*flags, "json").stdout), esogen(*flags, "jsonl").stdout
+    assert [a["text"] for a in array] == [json.loads(line)["text"] for line in lines.splitlines()]
+
+
+def test_a_text_that_is_all_prompt_is_written_as_it_is(
+    esogen: Esogen, tiny_tokenizer: Tokenizer
+) -> None:
+    length = str(len(tiny_tokenizer.encode("The cat")))
+    assert esogen("sample", "The cat", "--length", length, "--seed", "0").stdout == "The cat\n"
+
+
+def test_control_characters_and_markup_pass_through_a_pipe(esogen: Esogen) -> None:
+    result = esogen("sample", "[bold]\x1b[31m", "-L", "20", "--seed", "1")
+    assert result.stdout.startswith("[bold]\x1b[31m")
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "prompt"),
+    [
+        (("Once",), b"ignored", "Once"),
+        ((), b"Once", "Once"),
+        (("-",), b"Once\n", "Once"),
+        (("Title: ", "-"), b"Cats\r\n", "Title: Cats"),
+        (("-", " the end"), b"Cats\n\n", "Cats\n the end"),
+        ((), b"", ""),
+        ((), "“ä”".encode(), "“ä”"),
+    ],
+)
+def test_the_prompt_is_an_argument_or_stdin_or_both(
+    words: tuple[str, ...], stdin: bytes, prompt: str
+) -> None:
+    with CliRunner().isolation(input=stdin):
+        assert read_prompt(words, NOWHERE) == prompt
+
+
+def test_stdin_that_is_no_pipe_and_no_file_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, theirs.makefile("r") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert read_prompt((), NOWHERE) == ""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert read_prompt((), NOWHERE) == ""
+
+
+def test_a_real_process_with_no_stdin_writes_a_text_without_escape_codes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "esogen", "sample", "Once", *FEW, "--no-kv-cache"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"Once")
+    assert ESCAPE.encode() not in done.stdout
+
+
+# Files
+
+
+def test_a_file_gets_what_stdout_would(esogen: Esogen, tmp_path: Path) -> None:
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+    result = esogen("sample", *FEW, "-n", "2", "-o", str(target))
+    assert (result.code, result.stdout) == (0, "")
+    assert target.read_text() == esogen("sample", *FEW, "-n", "2").stdout
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_file_behind_a_link_is_replaced_and_the_link_stays(
+    esogen: Esogen, tmp_path: Path
+) -> None:
+    link, target = tmp_path / "link", tmp_path / "folder" / "target"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    assert esogen("sample", *FEW, "-o", str(link)).code == 0
+    assert link.is_symlink()
+    assert target.read_text()
+
+
+def test_a_device_is_written_to_and_a_dash_is_stdout(esogen: Esogen) -> None:
+    assert esogen("sample", *FEW, "-o", "/dev/null").code == 0
+    assert Path("/dev/null").is_char_device()
+    assert esogen("sample", *FEW, "-o", "-").stdout
+
+
+# Bad input
+
+WRONG_VALUES = [
+    (("--steps", "0"), "--steps is 0; it must be a whole number of at least 1", "--steps 1?"),
+    (("--steps", "2.5"), "--steps is '2.5'", "--steps 2?"),
+    (("--steps", "many"), "--steps is 'many'", "a whole number"),
+    (("--steps", "9" * 30), f"--steps is {'9' * 30}", "at most 9223372036854775807"),
+    (("--length", "0"), "--length is 0", "--length 1?"),
+    (("--length", "65"), "--length is 65", "this model takes 1 to 64 tokens"),
+    (("--alpha-0", "50"), "--alpha-0 is 50; it must be a number from 0 to 1", "--alpha-0 0.5?"),
+    (("--alpha-0", "-1"), "--alpha-0 is -1", "--alpha-0 0?"),
+    (("--alpha-0", "0,5"), "--alpha-0 is '0,5'", "--alpha-0 0.5?"),
+    (("--alpha-0", "nan"), "--alpha-0 is nan", "from 0 to 1"),
+    (("--schedule", "block"), "--schedule is 'block'", "did you mean --schedule blocks?"),
+    (("--schedule", "2"), "--schedule is '2'", "random, blocks, streams"),
+    (("--temperature", "-1"), "--temperature is -1", "--temperature 0?"),
+    (("--temperature", "inf"), "--temperature is inf", "a number of at least 0"),
+    (("--top-p", "0"), "--top-p is 0; it must be a number above 0 and at most 1", "--top-p 1?"),
+    (("--top-p", "90"), "--top-p is 90", "--top-p 0.9?"),
+    (("--top-k", "0"), "--top-k is 0", "--top-k 1?"),
+    (("--seed", "-1"), "--seed is -1", "--seed 0?"),
+    (("--seed", str(2**63)), "--seed is 9223372036854775808", "at most 9223372036854775807"),
+    (("--num-samples", "0"), "--num-samples is 0", "--num-samples 1?"),
+    (("--batch-size", "0"), "--batch-size is 0", "--batch-size 1?"),
+    (("--format", "JSON"), "--format is 'JSON'; it must be one of text, json", "--format json?"),
+    (("--device", "gpu"), "--device is 'gpu'", "did you mean cuda?"),
+    (("--dtype", "float32"), "--dtype is 'float32'", "did you mean fp32?"),
+    (("--attention", "flash"), "--attention is 'flash'", "auto, sdpa"),
+    (("-0", "--separator", "x"), "--null and --separator exclude each other", "give one"),
+    (("--format", "json", "-0"), "--null is for --format text, not json", "leave it out"),
+    (("--stepz", "3"), "No such option: --stepz", "--steps"),
+    (("Once", "upon", "a"), "PROMPT is 3 arguments", "did you mean 'Once upon a'?"),
+    (("-", "-"), "- is given more than once", "leave one out"),
+    (("Once upon a time", "-L", "3"), "the prompt has", "raise --length"),
+    (("\udcff",), "not valid UTF-8", "convert it first"),
+]
+
+
+@pytest.mark.parametrize(("words", "found", "help_"), WRONG_VALUES, ids=repr)
+def test_a_wrong_value_is_told_what_was_found_and_what_to_type(
+    esogen: Esogen, tmp_path: Path, words: tuple[str, ...], found: str, help_: str
+) -> None:
+    line = problem(esogen("sample", *words, "-o", str(tmp_path / "out")), code=2)
+    assert found in line
+    assert help_ in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stdin_that_is_not_utf_8_is_told_where(esogen: Esogen) -> None:
+    line = problem(esogen("sample", stdin=b"caf\xe9 au lait"), code=2)
+    assert "stdin is not UTF-8: there is the byte 0xe9 at 3" in line
+    assert "iconv" in line
+
+
+def test_a_closed_stdin_that_was_asked_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="closed; pipe a text in"):
+        read_prompt(("-",), NOWHERE)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("missing/out", "No such file or directory"), (".", "Is a directory"), ("file/out", "Not a")],
+)
+def test_an_output_that_cannot_be_written_is_told_before_the_model_is_loaded(
+    esogen: Esogen, tmp_path: Path, place: str, reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    target = tmp_path / place
+    line = problem(esogen("sample", *FEW, "-m", "nothing", "-o", str(target)), code=1)
+    assert line.startswith(f"esogen: {target} cannot be written: {reason}")
+    assert "choose another place with --output" in line
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told(esogen: Esogen, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = "cannot be written: No space left on device; free some space, or choose another place"
+    assert wanted in problem(esogen("sample", *FEW, "-o", "/dev/full"), code=1)
+    for words in (("sample", "Once", *FEW), ("--help",)):
+        messages = io.StringIO()
+        with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
+            patch.setattr(sys, "stderr", messages)
+            assert main(words) == 1
+        assert "No space left on device" in messages.getvalue()
+
+
+def test_what_a_full_disk_did_not_take_leaves_the_old_file_alone(
+    esogen: Esogen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    target.write_text("old")
+
+    def full(batch: Batch, console: Console, n: int) -> None:
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(sample, "drive", full)
+    assert "No space left" in problem(esogen("sample", *FEW, "-o", str(target)), code=1)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("format_", ["text", "jsonl", "json"])
+def test_a_closed_pipe_ends_quietly(format_: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    messages = io.StringIO()
+    with os.fdopen(writing, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        patch.setattr(sys, "stderr", messages)
+        assert main(("sample", "Once", *FEW, "--format", format_)) == 0
+    assert messages.getvalue() == ""
+
+
+def test_an_unknown_model_is_told_the_names_there_are(esogen: Esogen) -> None:
+    line = problem(esogen("sample", "-m", "storie"), code=1)
+    assert "'storie' is neither a built-in model nor a folder" in line
+    assert "did you mean 'stories'?" in line
+
+
+def test_a_folder_without_the_files_is_told_which_are_missing(
+    esogen: Esogen, tiny_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(tiny_folder / "config.json", tmp_path)
+    line = problem(esogen("sample", "-m", str(tmp_path)), code=1)
+    assert "lacks model.safetensors and tokenizer.json" in line
+
+
+def test_an_unknown_command_and_a_missing_one_are_told_the_right_ones(esogen: Esogen) -> None:
+    assert "No such command 'smple'. Did you mean 'sample'?" in problem(esogen("smple"), code=2)
+    assert "see esogen models --help" in problem(esogen("models"), code=2)
+
+
+def test_a_message_never_steers_the_terminal(esogen: Esogen) -> None:
+    line = problem(esogen("sample", "-m", "a\x1b[31m\nb"), code=1)
+    assert ESCAPE not in line
+
+
+def test_a_defect_is_one_line_too_and_debug_shows_where(
+    esogen: Esogen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(words: object, console: object) -> str:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(sample, "read_prompt", broken)
+    assert "a defect of esogen (ZeroDivisionError: oh)" in problem(esogen("sample"), code=1)
+    monkeypatch.setenv("ESOGEN_DEBUG", "1")
+    result = esogen("sample")
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "in broken" in result.stderr
+
+
+# Interrupts
+
+
+def stop_at(batches: int, signal_: signal.Signals) -> Callable[[Batch, Console, int], None]:
+    """A `drive` that is interrupted in batch number `batches`."""
+
+    def stopped(batch: Batch, console: Console, n: int) -> None:
+        if batch.indices.start // len(batch.indices) == batches:
+            signal.raise_signal(signal_)
+        drive(batch, console, n)
+
+    return stopped
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("format_", ["text", "json", "jsonl"])
+def test_an_interrupt_keeps_the_finished_texts(
+    esogen: Esogen,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    signal_: signal.Signals,
+    format_: str,
+) -> None:
+    words = ("sample", *FEW, "--format", format_, "--batch-size", "2")
+    whole = esogen(*words, "-n", "4").stdout
+    monkeypatch.setattr(sample, "drive", stop_at(2, signal_))
+    target = tmp_path / "out"
+    for output, wanted in ((("-o", str(target)), str(target)), ((), "stdout")):
+        result = esogen(*words, "-n", "6", *output)
+        assert result.code == 130
+        assert result.stderr == (
+            f"esogen: interrupted: kept 4 of 6 texts in {wanted}; the seed is 1\n"
+        )
+        kept = result.stdout or target.read_text()
+        assert kept.count("\n") == whole.count("\n")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_interrupt_before_the_first_text_leaves_no_file(
+    esogen: Esogen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "drive", stop_at(0, signal.SIGINT))
+    line = problem(esogen("sample", *FEW, "-o", str(tmp_path / "out")), code=130)
+    assert "nothing was kept" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_anywhere_else_is_one_line(
+    esogen: Esogen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(words: object, console: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "read_prompt", stopped)
+    assert problem(esogen("sample"), code=130) == "esogen: interrupted\n"
+
+
+# Terminals
+
+
+def test_a_terminal_sees_progress_then_the_text_then_what_it_cost(on_terminal: Esogen) -> None:
+    screen = on_terminal("sample", "Once", *FEW).screen
+    stages = ["starting", "loading", " phase · step 1 of ", "Once", "tokens/s · seed 1 · esogen"]
+    found = [screen.index(stage) for stage in stages]
+    assert found == sorted(found)
+    text = screen[: screen.index("\nOnce") if "\nOnce" in screen else screen.rindex("\x1b[2KOnce")]
+    assert text.endswith("\r") or "\r\x1b[2K" in text
+    assert screen.endswith("\x1b[0m\n")
+
+
+def test_the_last_line_holds_the_command_that_writes_the_same(
+    on_terminal: Esogen, esogen: Esogen
+) -> None:
+    flags = ("--alpha-0", "0.25", "--schedule", "streams", "-t", "0.7", "--top-k", "20", "--raw")
+    prompt = "Tom's  cat"
+    screen = on_terminal("sample", prompt, "-L", "24", "-n", "2", *flags, streams="stderr").screen
+    command = screen[screen.index("esogen sample") :].removesuffix("\x1b[0m\n")
+    words = shlex.split(command)[1:]
+    assert words[-1] == prompt
+    first = on_terminal(*words, streams="stderr")
+    assert first.stdout == esogen(*words).stdout
+    assert command in first.screen
+
+
+def test_streams_are_told_apart(on_terminal: Esogen) -> None:
+    both = on_terminal("sample", "a\x9b", *FEW, streams="stdout")
+    assert ESCAPE not in both.screen + both.stderr
+    assert both.screen.startswith("a\ufffd")
+    piped = on_terminal("sample", "a\x9b", *FEW, streams="stderr")
+    assert piped.stdout.startswith("a\x9b")
+    assert "a\x9b" not in piped.screen
+
+
+@pytest.mark.parametrize("format_", ["text", "json", "jsonl"])
+def test_a_terminal_gets_no_control_character_of_a_text(on_terminal: Esogen, format_: str) -> None:
+    prompt = "\x1b]0;title\x07 \x9b31m \u202e"
+    screen = on_terminal(
+        "sample", prompt, "-L", "40", "--seed", "1", "--format", format_, "--quiet"
+    ).screen
+    assert not {*screen} & {ESCAPE, "\x07", "\x9b", "\u202e"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment_", "codes"),
+    [
+        ((), {}, {"\x1b[2K", "\x1b[2m", "\x1b[0m"}),
+        (("--no-color",), {}, {"\x1b[2K"}),
+        ((), {"NO_COLOR": "1"}, {"\x1b[2K"}),
+        ((), {"TERM": "dumb"}, set()),
+        ((), {"TERM": "dumb", "FORCE_COLOR": "1"}, {"\x1b[2m", "\x1b[0m"}),
+        (("--quiet",), {}, set()),
+    ],
+)
+def test_colours_and_the_status_line_can_be_refused(
+    on_terminal: Esogen,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+    environment_: Mapping[str, str],
+    codes: set[str],
+) -> None:
+    for name, value in environment_.items():
+        monkeypatch.setenv(name, value)
+    screen = on_terminal("sample", *FEW, *flags).screen
+    assert {*re.findall(r"\x1b\[?[0-9;]*.", screen)} == codes
+
+
+def test_quiet_shows_nothing_but_the_text(on_terminal: Esogen) -> None:
+    result = on_terminal("sample", "Once", *FEW, "--quiet", streams="stderr")
+    assert result.screen == ""
+    assert result.stdout.startswith("Once")
+
+
+def test_forced_colours_never_reach_a_pipe(esogen: Esogen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    result = esogen("sample", "--length", "12")
+    assert ESCAPE not in result.stdout + result.stderr
+
+
+def test_a_problem_takes_the_status_line_away(on_terminal: Esogen) -> None:
+    screen = on_terminal("sample", "--steps", "0").screen
+    assert "\r\x1b[2Kesogen: --steps is 0" in screen
+
+
+def test_what_is_visible_steers_nothing_and_keeps_the_rest() -> None:
+    every = "".join(map(chr, range(sys.maxunicode + 1)))
+    shown = visible(every)
+    assert len(shown) == len(every)
+    assert {c for c in shown if unicodedata.category(c) in ("Cc", "Cs")} == {"\n", "\t"}
+    assert not {c for c in shown if unicodedata.bidirectional(c) in _DIRECTED}
+    assert visible("naïve “quotes” 你好 👩‍👩‍👧\n\t") == "naïve “quotes” 你好 👩‍👩‍👧\n\t"
+    assert visible("\x1b[31m\r\x7f") == "␛[31m␍␡"
+    assert one_line("a\n\tb  c") == "a b  c"
+
+
+_DIRECTED = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "it's", "two  spaces", "line\nand\ttab\\n", "\x1b[31m\u202e ä", "-5 degrees"]
+)
+def test_the_command_again_holds_any_prompt_on_one_line(prompt: str) -> None:
+    settings = SampleSettings(8, 7, ScheduleSettings(4, 0.5), DrawSettings(1.0, None, 0.9))
+    command = command_again(settings, prompt=prompt, n=1, model="m", device="auto", dtype="fp32")
+    assert command.isprintable()
+    bash = shutil.which("bash") or pytest.skip("needs bash")
+    shown = f'esogen() {{ printf %s "${{@: -1}}"; }}; {command}'
+    assert subprocess.check_output([bash, "-c", shown]).decode() == prompt
+
+
+# Verify
+
+
+def test_verify_reports_that_the_cache_changes_nothing(esogen: Esogen) -> None:
+    result = esogen("sample", *FEW, "-n", "2", "--alpha-0", "0.5", "--raw", "--verify", "--quiet")
+    assert result.code == 0
+    assert result.stderr.startswith("verify: 24 draws, 0 different, ")
+    assert "0 unexplained, largest log-probability difference " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("found", "dtype", "complaint"),
+    [
+        (Agreement(draws=9, different=3, unexplained=2), "fp32", "2 of 9 draws differ"),
+        (Agreement(draws=9, unexplained=1), "bf16", "1 of 9 draws differ"),
+        (Agreement(log_prob_difference=1e-3), "fp32", "differ by 0.001, and may by 0.0001"),
+        (Agreement(log_prob_difference=float("nan")), "fp32", "differ by nan"),
+        (Agreement(log_prob_difference=1e-3, different=2, edge=2), "bf16", None),
+    ],
+)
+def test_verify_fails_where_rounding_is_no_excuse(
+    esogen: Esogen,
+    monkeypatch: pytest.MonkeyPatch,
+    found: Agreement,
+    dtype: str,
+    complaint: str | None,
+) -> None:
+    monkeypatch.setattr(Batch, "verify", lambda _: found)
+    result = esogen("sample", *FEW, "--verify", "--dtype", dtype)
+    assert result.code == (0 if complaint is None else 1)
+    assert result.stdout
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("verify: ")
+    assert len(lines) == 1 if complaint is None else complaint in lines[1]
+
+
+# Models, help, completion
+
+
+def test_models_are_listed_and_shown(
+    esogen: Esogen, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "BUILT_IN", {"tiny": tiny_folder})
+    heads, row = esogen("models", "list").stdout.splitlines()
+    assert heads.split() == ["name", "parameters", "size", "length", "folder"]
+    assert row.split()[0] == "tiny"
+    assert row.split()[-2:] == ["64", str(tiny_folder)]
+    shown = esogen("models", "show", "tiny").stdout
+    assert esogen("models", "show", str(tiny_folder)).stdout == shown
+    facts = dict(line.split(maxsplit=1) for line in shown.splitlines() if "default" not in line)
+    assert facts["family"] == "esolm-b"
+    assert facts["dtype"] == "F32"
+    made = json.loads(esogen("sample", *FEW, "--format", "jsonl").stdout)
+    assert facts["revision"] == made["revision"]
+    assert "default steps       12\n" in shown
+
+
+def test_a_damaged_model_cannot_be_shown(esogen: Esogen, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "cut")
+    (folder / "model.safetensors").write_bytes(b"\x08")
+    line = problem(esogen("models", "show", str(folder)), code=1)
+    assert "is cut short or damaged" in line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_begins_with_its_line_in_the_list(esogen: Esogen, name: str) -> None:
+    result = esogen(name, "--help")
+    assert (result.code, result.stderr) == (0, "")
+    paragraphs = [line.strip() for line in result.stdout.splitlines() if line.strip()]
+    assert paragraphs[:2] == [paragraphs[0], COMMANDS[name]]
+    assert paragraphs[0].startswith(f"Usage: esogen {name} ")
+
+
+def test_without_words_esogen_shows_its_help(esogen: Esogen) -> None:
+    bare, asked, short = esogen(), esogen("--help"), esogen("-h")
+    assert bare == asked == short
+    assert (bare.code, bare.stderr) == (0, "")
+    assert "sample" in bare.stdout
+
+
+def test_the_version_is_that_of_the_package(
+    esogen: Esogen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "1.2.3")
+    assert esogen("--version").stdout == "esogen 1.2.3\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["sample", "--schedule", "b"], ["blocks"]),
+        (["sample", "--format", "json"], ["json", "jsonl"]),
+        (["sample", "--model", "stor"], ["stories"]),
+        (["sample", "--dtype", "fp"], ["fp16", "fp32"]),
+        (["sam"], ["sample"]),
+    ],
+)
+def test_shells_are_offered_what_fits(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    typed: list[str],
+    offered: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("_ESOGEN_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", " ".join(["esogen", *typed]))
+    monkeypatch.setenv("COMP_CWORD", str(len(typed)))
+    with pytest.raises(SystemExit) as done:
+        main([])
+    assert done.value.code == 0
+    assert capsys.readouterr().out.split() == offered
+
+
+def test_model_folders_are_offered_to_shells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stories-2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert options.complete_model("sto") == ["stories", "stories-2/"]
+
+
+def test_constants_that_wait_for_no_torch_are_those_of_the_model() -> None:
+    assert sample.BATCH_SIZE == language_model.DEFAULT_BATCH
+    assert options.LARGEST == language_model.LARGEST_SEED
