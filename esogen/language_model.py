@@ -133,10 +133,7 @@ class LanguageModel:
             raw=raw,
             kv_cache=kv_cache,
         )
-        for batch in self.batches(prompt, settings, n=n, batch_size=batch_size):
-            for _ in batch.steps():
-                pass
-            yield from batch.samples()
+        return _samples(self.batches(prompt, settings, n=n, batch_size=batch_size))
 
     def settings(
         self,
@@ -189,9 +186,10 @@ class LanguageModel:
             if value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
         given = self.encode_prompt(prompt, settings.length)
-        for first in range(0, n, batch_size):
-            samples = range(first, min(first + batch_size, n))
-            yield Batch(self, given, settings, samples)
+        return (
+            Batch(self, given, settings, range(first, min(first + batch_size, n)))
+            for first in range(0, n, batch_size)
+        )
 
     def encode_prompt(self, prompt: str, length: int) -> NDArray[np.int64]:
         """Token ids of a prompt; raises `UsageError` when it does not fit `length` tokens."""
@@ -204,8 +202,18 @@ class LanguageModel:
         return np.array(ids, np.int64)
 
 
+def _samples(batches: Iterator["Batch"]) -> Iterator[Sample]:
+    for batch in batches:
+        for _ in batch.steps():
+            pass
+        yield from batch.samples()
+
+
 class Batch:
-    """Some samples of a run, made together: drive `steps` to its end, then read `samples`."""
+    """Some samples of a run, made together: drive `steps` to its end, then read `samples`.
+
+    `indices` are their numbers, `seconds` the wall time that `steps` took.
+    """
 
     def __init__(
         self,
@@ -215,7 +223,8 @@ class Batch:
         samples: range,
     ) -> None:
         self.indices, self.settings = samples, settings
-        self._model, self._seconds = model, 0.0
+        self._model = model
+        self.seconds = 0.0
         self._given_L = np.zeros(settings.length, np.int64)
         self._given_L[: len(given)] = given
         positions = np.arange(settings.length)
@@ -242,7 +251,7 @@ class Batch:
         ):
             self._recorder.record(step)
             yield step
-        self._seconds = time.perf_counter() - began
+        self.seconds = time.perf_counter() - began
 
     def samples(self) -> Iterator[Sample]:
         """Finished texts, in order; raises `NumericalError` when the network gave no numbers."""
@@ -304,7 +313,7 @@ class Batch:
             log_probs=tuple(log_probs.tolist()),
             log_prob=float(log_probs.sum()),
             nfe=int(trace.nfe_B[row]),
-            seconds=self._seconds,
+            seconds=self.seconds,
         )
 
 

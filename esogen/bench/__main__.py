@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 
@@ -24,31 +25,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats of each pair")
     words = parser.parse_args()
     figures: list[Figure] = []
+    print("| figure | median | range | target | |\n|---|---:|---|---|---|")
     for figure in measure(words.only, words.model, words.rounds):
         figures.append(figure)
         print(figure.row(), flush=True)
     print(json.dumps({"machine": machine(), "figures": [asdict(figure) for figure in figures]}))
 
 
-def measure(only: str, model: str, rounds: int) -> list[Figure]:
-    """The figures asked for; processes first, while this one holds no model."""
-    wanted = [
-        name for name in ("help", "cold", "cached", "drawing", "memory") if name.startswith(only)
-    ]
-    figures: list[Figure] = []
-    if "help" in wanted:
-        figures.append(help_time(rounds))
-    if "cold" in wanted:
-        figures.append(cold_sample(model, rounds))
-    if {"cached", "drawing", "memory"} & set(wanted):
+def measure(only: str, model: str, rounds: int) -> Iterator[Figure]:
+    """The figures asked for, as they come; processes first, while this one holds no model."""
+    if "help".startswith(only):
+        yield help_time(rounds)
+    if "cold".startswith(only):
+        yield cold_sample(model, rounds)
+    if "memory".startswith(only):
+        yield peak_memory(model)
+    if "cached".startswith(only):
         lm = load(model, device="cpu", dtype="fp32")
-        if "cached" in wanted:
-            figures += [cached_against_uncached(lm, rows, rounds) for rows in (1, 16)]
-        if "drawing" in wanted:
-            figures += [share_of_drawing(lm, rows, rounds) for rows in (1, 16)]
-        if "memory" in wanted:
-            figures.append(peak_memory(model))
-    return figures
+        yield from (cached_against_uncached(lm, rows, rounds) for rows in (1, 16))
+    if "drawing".startswith(only):
+        lm = load(model, device="cpu", dtype="fp32")
+        yield from (share_of_drawing(lm, rows, rounds) for rows in (1, 16))
 
 
 def machine() -> dict[str, object]:

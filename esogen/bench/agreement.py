@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 
 from esogen.checkpoint.resolve import DEFAULT_MODEL
-from esogen.generate.verify import Agreement, Side, compare
+from esogen.generate.verify import Agreement, RowByRow, Side, compare
 from esogen.language_model import Batch, LanguageModel, load
 
 SETTINGS = ((1.0, 32), (1.0, 128), (0.25, 64))
@@ -22,32 +22,51 @@ def main() -> None:
     words = parser.parse_args()
     oracle = load(words.model, device="cpu", dtype="fp32")
     found = {}
+    print("| candidate | draws | different | edge | unexplained | log-probability |")
+    print("|---|---:|---:|---:|---:|---:|")
     for dtype in ("fp32", "bf16", "fp16"):
         candidate = load(words.model, device="cpu", dtype=dtype)
-        total = sum(
-            (_agreement(oracle, candidate, words.rows, *setting) for setting in SETTINGS),
-            Agreement(),
-        )
-        found[dtype] = asdict(total)
-        print(
-            f"| {dtype} | {total.draws} | {total.different} ({total.different / total.draws:.3%})"
-            f" | {total.edge} | {total.unexplained} | {total.log_prob_difference:.2g} |",
-            flush=True,
-        )
+        for name, side in (("against uncached fp32", _oracle), ("row by row", _row_by_row)):
+            total = sum(
+                (side(oracle, candidate, words.rows, *setting) for setting in SETTINGS),
+                Agreement(),
+            )
+            found[f"{dtype} {name}"] = asdict(total)
+            print(_row(f"{dtype} {name}", total), flush=True)
     print(json.dumps(found))
 
 
-def _agreement(
+def _row(name: str, total: Agreement) -> str:
+    share = total.different / total.draws
+    return (
+        f"| {name} | {total.draws} | {total.different} ({share:.3%}) | {total.edge}"
+        f" | {total.unexplained} | {total.log_prob_difference:.2g} |"
+    )
+
+
+def _oracle(
     oracle: LanguageModel, candidate: LanguageModel, rows: int, alpha_0: float, steps: int
 ) -> Agreement:
+    """Cached sampling of `candidate` against the uncached network of `oracle`."""
     reference, other = (_batch(lm, rows, alpha_0, steps) for lm in (oracle, candidate))
-    return compare(
+    return _compare(
+        reference,
         Side(oracle.checkpoint.network, reference.calls(cached=False)),
         Side(candidate.checkpoint.network, other.calls(cached=True)),
-        reference.plan,
-        reference.start(),
-        reference.settings.draw,
     )
+
+
+def _row_by_row(
+    oracle: LanguageModel, candidate: LanguageModel, rows: int, alpha_0: float, steps: int
+) -> Agreement:
+    """A batch of `candidate` against the same rows one at a time."""
+    batch, network = _batch(candidate, rows, alpha_0, steps), candidate.checkpoint.network
+    alone = [_batch(candidate, 1, alpha_0, steps).calls(cached=True) for _ in range(rows)]
+    return _compare(batch, Side(network, batch.calls(cached=True)), Side(network, RowByRow(alone)))
+
+
+def _compare(batch: Batch, reference: Side, candidate: Side) -> Agreement:
+    return compare(reference, candidate, batch.plan, batch.start(), batch.settings.draw)
 
 
 def _batch(lm: LanguageModel, rows: int, alpha_0: float, steps: int) -> Batch:

@@ -47,14 +47,14 @@ def _drawing_share(lm: LanguageModel, rows: int) -> float:
         _seconds(_batch(lm, rows, cached=True))
     finally:
         hook.remove()
-    for logits_BKV in logits:
-        logits_BKV[..., network.config.mask_id] = -torch.inf
     batch = _batch(lm, rows, cached=True)
     whole = _seconds(batch)
-    began = time.perf_counter()
     with torch.inference_mode():
-        for logits_BKV in logits:
-            draw(logits_BKV, torch.full(logits_BKV.shape[:-1], 0.5), batch.settings.draw)
+        for logits_KV in logits:
+            logits_KV[..., network.config.mask_id] = -torch.inf
+        began = time.perf_counter()
+        for logits_KV in logits:
+            draw(logits_KV, torch.full(logits_KV.shape[:-1], 0.5), batch.settings.draw)
     return (time.perf_counter() - began) / whole
 
 

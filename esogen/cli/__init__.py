@@ -62,7 +62,7 @@ def _run(words: Sequence[str]) -> int:
 
 def _report(error: BaseException) -> int:
     """Print what happened as one line on stderr; returns the exit code for it."""
-    if os.environ.get("ESOGEN_DEBUG"):
+    if os.environ.get("ESOGEN_DEBUG", "0") not in ("", "0"):
         import traceback
 
         traceback.print_exception(error)

@@ -18,7 +18,6 @@ from esogen.checkpoint import config_file, resolve
 from esogen.errors import UsageError
 
 FormatWord = Literal["text", "json", "jsonl"]
-AttentionWord = Literal["auto", "sdpa"]
 
 LARGEST = 2**63 - 1
 """Of any whole number: what fits 64 bits."""
@@ -157,15 +156,6 @@ Dtype = Annotated[
         metavar="auto|bf16|fp16|fp32",
         autocompletion=completing(("auto", "bf16", "fp16", "fp32")),
         help="Precision; auto is fp32 on a CPU.",
-        rich_help_panel=_WITH,
-    ),
-]
-Attention = Annotated[
-    AttentionWord,
-    typer.Option(
-        "--attention",
-        parser=word("--attention", get_args(AttentionWord)),
-        help="Attention kernel; auto takes the best that runs here.",
         rich_help_panel=_WITH,
     ),
 ]

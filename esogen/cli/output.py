@@ -109,6 +109,7 @@ class Layout:
     def __post_init__(self) -> None:
         if self.null and self.separator is not None:
             raise UsageError("--null and --separator exclude each other; give one of them")
+        _check_unicode(self.separator or "")
         if self.format != "text" and (self.null or self.separator is not None):
             flag = "--null" if self.null else "--separator"
             raise UsageError(f"{flag} is for --format text, not {self.format}; leave it out")
@@ -121,6 +122,13 @@ class Layout:
             return _Lines(output, fields())
         separator = SEPARATOR if self.separator is None else self.separator
         return _Texts(output, "", "\0") if self.null else _Texts(output, f"{separator}\n", "\n")
+
+
+def _check_unicode(separator: str) -> None:
+    try:
+        separator.encode()
+    except UnicodeEncodeError:
+        raise UsageError("--separator is not valid UTF-8; give it as Unicode text") from None
 
 
 class _Texts:

@@ -56,7 +56,6 @@ def sample(
     model: options.Model = DEFAULT_MODEL,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    attention: options.Attention = "auto",
     batch_size: options.BatchSize = BATCH_SIZE,
     no_kv_cache: options.NoKvCache = False,
     verify: options.Verify = False,
@@ -204,10 +203,10 @@ def _make(run: Run, writer: Writer, console: Console) -> Made:
     try:
         for batch in run.lm.batches(job.prompt, run.settings, n=job.n, batch_size=job.batch_size):
             drive(batch, console, job.n)
-            texts = list(batch.samples())
-            for text in texts:
+            made.tally.seconds += batch.seconds
+            for text in batch.samples():
                 writer.write(text)
-            made.tally.count(texts)
+                made.tally.count(text)
             made.first = made.first or batch
     except KeyboardInterrupt:
         made.interrupted = True

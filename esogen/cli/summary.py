@@ -1,7 +1,6 @@
 """The line after a run: what it cost, and the command that gives the same texts again."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,11 @@ class Tally:
     calls: int = 0
     seconds: float = 0.0
 
-    def count(self, batch: Sequence["Sample"]) -> None:
-        """Add the texts of one batch."""
-        self.texts += len(batch)
-        self.tokens += sum(sample.decided for sample in batch)
-        self.calls += sum(sample.nfe for sample in batch)
-        self.seconds += max(sample.seconds for sample in batch)
+    def count(self, sample: "Sample") -> None:
+        """Add one text; the time of its batch is added once, by whoever ran it."""
+        self.texts += 1
+        self.tokens += sample.decided
+        self.calls += sample.nfe
 
     def __str__(self) -> str:
         speed = self.tokens / self.seconds if self.seconds else 0.0

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from esogen.checkpoint.config_file import CardDefaults
+from esogen.checkpoint.resolve import TOKENIZER
 from esogen.cli import training_options as options
 from esogen.cli.options import Device
 from esogen.cli.terminal import Console
@@ -237,8 +238,9 @@ def _start(job: _Job, documents: list[str], device: "torch.device", console: Con
     shape = Shape(**job.shape)
     with _flags_named():
         shape.config(shape.vocab_size)  # told before a tokenizer is trained
-    if job.tokenizer:
-        tokenizer = given_tokenizer(job.tokenizer, job.shape.get("vocab_size"))
+    kept = job.folder / TOKENIZER  # a resumed run goes on with the tokenizer it began with
+    if given := job.tokenizer or (kept if job.resume and kept.is_file() else None):
+        tokenizer = given_tokenizer(given, job.shape.get("vocab_size"))
     else:
         console.status("training a tokenizer ...")
         tokenizer = new_tokenizer(documents, shape.vocab_size)

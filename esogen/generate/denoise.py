@@ -15,11 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esogen.generate.draw import DrawSettings, draw
+from esogen.generate.draw import Drawn, DrawSettings, draw
 from esogen.generate.plan import Plan
 from esogen.model.attention import Dense
 from esogen.model.cache import KVCache
 from esogen.model.network import Network
+
+CHUNK = 2**18
+"""Logits in memory at once, at most: rows of a wide step are decided in parts of this size."""
 
 END_CHECK_INTERVAL = 8
 """Sequential steps between two looks for rows that have ended; no result depends on it."""
@@ -153,10 +156,22 @@ def denoise(
         hidden_BKD = calls(progress, decided, fresh, count)
         positions_BK = progress.order_BL[:, decided : decided + count]
         uniforms_BK = progress.uniforms_BL.gather(1, positions_BK)
-        tokens_BK, log_probs_BK = draw(network.logits(hidden_BKD), uniforms_BK, settings)
+        tokens_BK, log_probs_BK = _decide(network, hidden_BKD, uniforms_BK, settings)
         progress.canvas_BL.scatter_(1, positions_BK, tokens_BK)
         decided, fresh = decided + count, count
         yield Step(index, sequential, progress.rows, positions_BK, tokens_BK, log_probs_BK)
+
+
+def _decide(
+    network: Network, hidden_BKD: Tensor, uniforms_BK: Tensor, settings: DrawSettings
+) -> Drawn:
+    """Output layer and draw of one step, a chunk of its tokens at a time."""
+    rows = max(1, CHUNK // network.config.vocab_size)
+    hidden = torch.split(hidden_BKD.flatten(0, 1), rows)
+    uniforms = torch.split(uniforms_BK.flatten(), rows)
+    parts = [draw(network.logits(h), u, settings) for h, u in zip(hidden, uniforms, strict=True)]
+    tokens, log_probs = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Drawn(tokens.view_as(uniforms_BK), log_probs.view_as(uniforms_BK))
 
 
 def _drop_ended(progress: Progress, calls: Calls, decided: int, end_of_text: int) -> None:

@@ -1,11 +1,13 @@
 """Logits to tokens: one uniform number each, exact by inverse CDF.
 
 Float32 Gumbel noise is known to sharpen the distribution (arXiv 2409.02908). Searching the
-cumulative sum for one uniform is exact to the rounding of that sum, here float64, and cheaper.
+cumulative sum for one uniform is exact to the rounding of the probabilities, and cheaper; the sum
+itself runs in float64, so that a long tail is not bent.
 
 Shapes: K tokens of this step, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,7 +37,7 @@ class DrawSettings:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
 
 
-SHORTLISTS = (64, 1024)
+SHORTLISTS = (64, 512)
 """Numbers of most probable tokens among which the nucleus is looked for first."""
 
 
@@ -52,19 +54,21 @@ def draw(logits_KV: Tensor, uniforms_K: Tensor, settings: DrawSettings) -> Drawn
     Logits that are not numbers give log-probabilities that are not: the caller looks, once, when
     it reads the results back.
     """
-    log_probs_KV = logits_KV.double().log_softmax(-1)
+    log_probs_KV = logits_KV.log_softmax(-1)
     probs_KV = tempered(log_probs_KV, settings.temperature)
     if settings.top_k is None and settings.top_p == 1.0:
         tokens_K1 = _search(probs_KV, uniforms_K)
     else:
-        tokens_K1 = _draw_shaped(probs_KV, uniforms_K, settings)
+        sizes = _shortlist_sizes(probs_KV, settings)
+        rows = probs_KV.flatten(0, -2), uniforms_K.flatten()
+        tokens_K1 = _draw_shaped(*rows, settings, sizes).view(*uniforms_K.shape, 1)
     return Drawn(tokens_K1[..., 0], log_probs_KV.gather(-1, tokens_K1)[..., 0])
 
 
 def shape(log_probs_KV: Tensor, settings: DrawSettings) -> Tensor:
     """Probabilities after temperature, then top-k, then nucleus; zero outside, unnormalised."""
     probs_KV = tempered(log_probs_KV, settings.temperature)
-    return probs_KV * _kept_by_id(probs_KV, probs_KV.sum(-1, keepdim=True), settings)[0]
+    return probs_KV * _kept_by_id(probs_KV, _total(probs_KV), settings)[0]
 
 
 def tempered(log_probs_KV: Tensor, temperature: float) -> Tensor:
@@ -73,7 +77,9 @@ def tempered(log_probs_KV: Tensor, temperature: float) -> Tensor:
         best_K1 = log_probs_KV.argmax(-1, keepdim=True)
         return torch.zeros_like(log_probs_KV).scatter_(-1, best_K1, 1.0)
     if temperature != 1.0:
-        log_probs_KV = (log_probs_KV / temperature).log_softmax(-1)
+        # From the most probable token down, so that a tiny temperature overflows to zero, not NaN.
+        below_KV = (log_probs_KV - log_probs_KV.amax(-1, keepdim=True)).double()
+        log_probs_KV = (below_KV / temperature).log_softmax(-1)
     return log_probs_KV.exp()
 
 
@@ -82,31 +88,45 @@ def _kept(sorted_KV: Tensor, total_K1: Tensor, settings: DrawSettings) -> Tensor
     if settings.top_k is not None:
         sorted_KV = sorted_KV.clone()
         sorted_KV[..., settings.top_k :] = 0.0
-        total_K1 = sorted_KV.sum(-1, keepdim=True)
-    before_KV = sorted_KV.cumsum(-1) - sorted_KV
-    return (before_KV < settings.top_p * total_K1) & (sorted_KV > 0.0)
+        total_K1 = _total(sorted_KV)
+    before_KV = sorted_KV.cumsum(-1, dtype=torch.float64) - sorted_KV
+    kept_KV = (before_KV < settings.top_p * total_K1) & (sorted_KV > 0.0)
+    kept_KV[..., 0] = True  # whatever rounding says, somebody must be drawn
+    return kept_KV
+
+
+def _total(probs_KV: Tensor) -> Tensor:
+    return probs_KV.sum(-1, keepdim=True, dtype=torch.float64)
 
 
 def _search(probs_KV: Tensor, uniforms_K: Tensor) -> Tensor:
     """Index `[..., 1]` at which the running sum of unnormalised probabilities passes u."""
-    cdf_KV = probs_KV.cumsum(-1)
+    cdf_KV = probs_KV.cumsum(-1, dtype=torch.float64)
     target_K1 = (uniforms_K.double() * cdf_KV[..., -1])[..., None]
     index_K1 = torch.searchsorted(cdf_KV, target_K1, right=True)
     return index_K1.clamp_(max=probs_KV.shape[-1] - 1)
 
 
-def _draw_shaped(probs_KV: Tensor, uniforms_K: Tensor, settings: DrawSettings) -> Tensor:
-    """Draw among the tokens that top-k and nucleus keep, found without sorting where possible."""
-    total_K1 = probs_KV.sum(-1, keepdim=True)
-    for size in _shortlist_sizes(probs_KV, settings):
-        # Ids ascending, then a stable sort by probability: ties stand in the order of their ids.
-        ids_KS = probs_KV.topk(size, dim=-1).indices.sort(-1).values
-        listed_KS = probs_KV.gather(-1, ids_KS)
-        kept_KS, least_K, last_K = _kept_by_id(listed_KS, total_K1, settings)
-        if bool((last_K < least_K).all()):
-            return ids_KS.gather(-1, _search(listed_KS * kept_KS, uniforms_K))
-    kept_KV, _, _ = _kept_by_id(probs_KV, total_K1, settings)
-    return _search(probs_KV * kept_KV, uniforms_K)
+def _draw_shaped(
+    probs_KV: Tensor, uniforms_K: Tensor, settings: DrawSettings, sizes: Sequence[int]
+) -> Tensor:
+    """Draw `[K, 1]` among what top-k and nucleus keep, looked for in short lists first.
+
+    A row whose list of `sizes[0]` tokens was too short tries the next one; in the end it is sorted.
+    """
+    if not sizes:
+        kept_KV, _, _ = _kept_by_id(probs_KV, _total(probs_KV), settings)
+        return _search(probs_KV * kept_KV, uniforms_K)
+    # Ids ascending, then a stable sort by probability: ties stand in the order of their ids.
+    ids_KS = probs_KV.topk(sizes[0], dim=-1).indices.sort(-1).values
+    listed_KS = probs_KV.gather(-1, ids_KS)
+    kept_KS, least_K, last_K = _kept_by_id(listed_KS, _total(probs_KV), settings)
+    tokens_K1 = ids_KS.gather(-1, _search(listed_KS * kept_KS, uniforms_K))
+    short_K = last_K >= least_K
+    if bool(short_K.any()):
+        rest = probs_KV[short_K], uniforms_K[short_K]
+        tokens_K1[short_K] = _draw_shaped(*rest, settings, sizes[1:])
+    return tokens_K1
 
 
 def _shortlist_sizes(probs_KV: Tensor, settings: DrawSettings) -> list[int]:

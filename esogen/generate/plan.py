@@ -15,6 +15,8 @@ from esogen.generate.streams import Purpose, stream
 
 Positions = NDArray[np.int64]
 
+MOST_STEPS = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSettings:
@@ -30,8 +32,8 @@ class ScheduleSettings:
     schedule: Schedule = "random"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps is {self.steps}; it must be from 1 to {MOST_STEPS}")
         if not 0.0 <= self.alpha_0 <= 1.0:
             raise ValueError(f"alpha_0 is {self.alpha_0}; it must be in [0, 1]")
         if self.schedule not in SCHEDULES:

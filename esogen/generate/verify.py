@@ -7,11 +7,15 @@ cumulative distributions lie apart: an edge draw. Any other difference is unexpl
 Shapes: B rows, K tokens of this step, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from esogen.errors import NumericalError
 from esogen.generate.denoise import Calls, Progress
 from esogen.generate.draw import DrawSettings, draw, shape
 from esogen.generate.plan import Plan
@@ -55,6 +59,28 @@ class Agreement:
 LEAST_LOG_PROB = -20.0
 
 
+class RowByRow:
+    """Calls that run every row of a batch alone, each with `calls` of its own."""
+
+    def __init__(self, calls: Sequence[Calls]) -> None:
+        self._calls = list(calls)
+
+    def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
+        """Hidden states `[B, K, D]`, computed one row at a time."""
+        alone = (
+            Progress(canvas[None], order[None], uniforms[None], progress.rows[row : row + 1])
+            for row, (canvas, order, uniforms) in enumerate(
+                zip(progress.canvas_BL, progress.order_BL, progress.uniforms_BL, strict=True)
+            )
+        )
+        pairs = zip(self._calls, alone, strict=True)
+        return torch.cat([calls(row, decided, fresh, count) for calls, row in pairs])
+
+    def keep(self, kept: NDArray[np.int64]) -> None:
+        """Drop every row but these."""
+        self._calls = [self._calls[row] for row in kept]
+
+
 @torch.inference_mode()
 def compare(
     reference: Side, candidate: Side, plan: Plan, progress: Progress, settings: DrawSettings
@@ -69,21 +95,27 @@ def compare(
             for side in (reference, candidate)
         )
         tokens_BK = draw(expected_BKV, uniforms_BK, settings).tokens
-        agreement += _compare_draws(expected_BKV, found_BKV, uniforms_BK, settings)
+        agreement += _compare_draws(expected_BKV, found_BKV, tokens_BK, uniforms_BK, settings)
         progress.canvas_BL.scatter_(1, positions_BK, tokens_BK)
         decided, fresh = decided + count, count
     return agreement
 
 
 def _compare_draws(
-    expected_BKV: Tensor, found_BKV: Tensor, uniforms_BK: Tensor, settings: DrawSettings
+    expected_BKV: Tensor,
+    found_BKV: Tensor,
+    tokens_BK: Tensor,
+    uniforms_BK: Tensor,
+    settings: DrawSettings,
 ) -> Agreement:
-    expected_log, found_log = (x.double().log_softmax(-1) for x in (expected_BKV, found_BKV))
+    expected_log, found_log = (x.log_softmax(-1) for x in (expected_BKV, found_BKV))
+    if expected_log.isnan().any() or found_log.isnan().any():
+        raise NumericalError("the network gave logits that are not finite; try --dtype fp32")
     likely = torch.maximum(expected_log, found_log) > LEAST_LOG_PROB
     log_prob_difference = (expected_log - found_log)[likely].abs().max()
     expected_cdf, found_cdf = (_normalised(x, settings) for x in (expected_log, found_log))
     apart_BK = (expected_cdf - found_cdf).abs().amax(-1)
-    tokens_BK, other_BK = (draw(x, uniforms_BK, settings).tokens for x in (expected_BKV, found_BKV))
+    other_BK = draw(found_BKV, uniforms_BK, settings).tokens
     edge_BK = _distance_to_end(expected_cdf, tokens_BK, uniforms_BK) <= apart_BK
     different_BK = tokens_BK != other_BK
     return Agreement(
@@ -97,7 +129,7 @@ def _compare_draws(
 
 
 def _normalised(log_probs_KV: Tensor, settings: DrawSettings) -> Tensor:
-    cdf_KV = shape(log_probs_KV, settings).cumsum(-1)
+    cdf_KV = shape(log_probs_KV, settings).cumsum(-1, dtype=torch.float64)
     return cdf_KV / cdf_KV[..., -1:]
 
 

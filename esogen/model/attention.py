@@ -1,4 +1,4 @@
-"""Attention over queries, keys and values: one function, the kernel chosen by what runs here.
+"""Attention over queries, keys and values: one function for every network call.
 
 Shapes: B rows, L queries, M keys, N heads, H head width.
 """

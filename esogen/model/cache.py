@@ -59,11 +59,6 @@ class KVCache:
         self._kv = self._kv[:, :, torch.from_numpy(rows).to(self._kv.device)]
         self.lengths_B = self.lengths_B[rows]
 
-    def added(self, seen: NDArray[np.bool_]) -> Tensor:
-        """A mask as numbers added to the scores, made once a call and not once a layer."""
-        mask = torch.from_numpy(np.where(seen, np.float32(0), -np.inf).astype(np.float32))
-        return mask.to(self.device, self._kv.dtype)
-
     @property
     def capacity(self) -> int:
         """Places in a row."""
@@ -73,6 +68,11 @@ class KVCache:
     def device(self) -> torch.device:
         """Where keys and values are."""
         return self._kv.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of keys and values."""
+        return self._kv.dtype
 
     @property
     def bytes(self) -> int:
@@ -87,21 +87,39 @@ class CachedAttend:
     ######  #..
     ######  ##.
     ######  ###
+
+    Where all rows stand at one length, which is the rule, they share one mask and nothing is
+    copied from the host, so that a call never waits for a GPU.
     """
 
     def __init__(self, cache: KVCache, width: int) -> None:
-        rows, self._cache = len(cache.lengths_B), cache
+        self._cache, device = cache, cache.device
         self._places = int(cache.lengths_B.max()) + width
         if self._places > cache.capacity:
             raise ValueError(f"{self._places} tokens do not fit a cache of {cache.capacity}")
-        place_BL = cache.lengths_B[:, None] + np.arange(width)
-        slot_BL = place_BL + np.arange(rows)[:, None] * cache.capacity
-        self._slots = torch.from_numpy(slot_BL.reshape(-1)).to(cache.device)
-        seen_BLM = np.arange(self._places) <= place_BL[..., None]
-        self._mask = None if seen_BLM.all() else cache.added(seen_BLM[:, None])
+        first_B1 = torch.arange(len(cache.lengths_B), device=device)[:, None] * cache.capacity
+        place_BL = _standing(cache) + torch.arange(width, device=device)
+        self._slots = (place_BL + first_B1).flatten()
+        self._causal = self._places == width
+        alone = width == 1 == len(place_BL)
+        self._mask = None if self._causal or alone else self._added(place_BL)
+
+    def _added(self, place_BL: Tensor) -> Tensor:
+        """The mask `[B or 1, 1, L, M]` as numbers added to the scores, made once for all layers."""
+        hidden_BLM = torch.arange(self._places, device=place_BL.device) > place_BL[..., None]
+        mask = torch.zeros(hidden_BLM.shape, dtype=self._cache.dtype, device=place_BL.device)
+        return mask.masked_fill_(hidden_BLM, -torch.inf)[:, None]
 
     def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
         self._cache.write(layer, self._slots, k_BLNH, v_BLNH)
         k_BMNH, v_BMNH = self._cache.read(layer, self._places)
-        return attention(q_BLNH, k_BMNH, v_BMNH, self._mask)
+        return attention(q_BLNH, k_BMNH, v_BMNH, self._mask, causal=self._causal)
+
+
+def _standing(cache: KVCache) -> Tensor:
+    """Lengths `[B, 1]`, or `[1, 1]` where all are equal, on the cache's device."""
+    first = int(cache.lengths_B[0])
+    if (cache.lengths_B == first).all():
+        return torch.full((1, 1), first, device=cache.device)
+    return torch.from_numpy(cache.lengths_B)[:, None].to(cache.device)

@@ -1,6 +1,7 @@
 """Text files to rows of token ids: packed end to end, or one whole text a row."""
 
 import lzma
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,11 +11,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from esogen.checkpoint.tokenizer import END_OF_TEXT
 from esogen.errors import EsogenError
 from esogen.generate.streams import Purpose, stream
 from esogen.training.settings import Layout
 
-SEPARATOR = "<|endoftext|>"
+SEPARATOR = re.compile(rf"^[ \t]*{re.escape(END_OF_TEXT)}[ \t]*$", re.MULTILINE)
 """The line that parts two documents of a training file."""
 
 
@@ -55,7 +57,7 @@ def read_documents(paths: Iterable[Path]) -> Iterator[str]:
     Raises `EsogenError` for a file that is missing, not UTF-8, broken, or holds no text.
     """
     for path in paths:
-        documents = [part.strip("\n") for part in _read(path).split(SEPARATOR)]
+        documents = [part.strip("\n") for part in SEPARATOR.split(_read(path))]
         documents = [document for document in documents if document.strip()]
         if not documents:
             raise EsogenError(f"{path} holds no text to train on; give a file with some text in it")
@@ -65,7 +67,8 @@ def read_documents(paths: Iterable[Path]) -> Iterator[str]:
 def _read(path: Path) -> str:
     try:
         data = path.read_bytes()
-        return (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8")
+        text = (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8")
+        return text.replace("\r\n", "\n")
     except OSError as error:
         raise EsogenError(f"cannot read {path}: {error.strerror}") from error
     except lzma.LZMAError as error:

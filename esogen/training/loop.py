@@ -16,7 +16,7 @@ from torch import Tensor
 from esogen.errors import NumericalError
 from esogen.model.network import Network
 from esogen.training.batch import shares
-from esogen.training.data import Rows
+from esogen.training.data import Rows, batch_indices
 from esogen.training.objective import Forward
 from esogen.training.settings import TrainingSettings, ema_decay, learning_rate
 
@@ -72,12 +72,18 @@ class Trainer:
 
         Raises `NumericalError` when the loss is no longer a number; the state is then unchanged.
         """
-        tokens = self.settings.batch_size * self.rows.ids_RL.shape[1]
         while self.step < self.settings.steps:
             began = time.perf_counter()
             loss, gradient = self._update(precision)
+            tokens = self._tokens()
             self.step += 1
             yield StepReport(self.step, loss, gradient, tokens, time.perf_counter() - began)
+
+    def _tokens(self) -> int:
+        """Tokens of this step's texts; padding is not counted."""
+        settings = self.settings
+        rows = batch_indices(len(self.rows), settings.batch_size, self.step, settings.seed)
+        return int(self.rows.counted_R[rows].sum())
 
     def _update(self, precision: Precision) -> tuple[float, float]:
         torch.manual_seed(_dropout_seed(self.settings.seed, self.step))
