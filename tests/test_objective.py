@@ -6,7 +6,7 @@ masks before it, and adds up what the two terms say. It shares no code with the 
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
@@ -50,8 +50,17 @@ def tiny_network() -> Network:
     return _random_network(vocab_size=5, seed=0)
 
 
-def _random_network(vocab_size: int, seed: int) -> Network:
-    config = ModelConfig("esolm-b", vocab_size, 4, 8, 2, 2, cond_dim=4, dropout=0.0)
+@cache
+def tiny_network_with_bos() -> Network:
+    """The same, for texts that begin from token 2."""
+    return _random_network(vocab_size=5, seed=0, bos_id=2)
+
+
+with_and_without_bos = pytest.mark.parametrize("network_of", [tiny_network, tiny_network_with_bos])
+
+
+def _random_network(vocab_size: int, seed: int, bos_id: int | None = None) -> Network:
+    config = ModelConfig("esolm-b", vocab_size, 4, 8, 2, 2, cond_dim=4, dropout=0.0, bos_id=bos_id)
     network = Network(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -63,8 +72,10 @@ def _random_network(vocab_size: int, seed: int) -> Network:
 @cache
 def nats(network: Network, text: Text, clean: Positions, masks: Positions) -> float:
     """`-log p` of the last of `masks`, given `clean` in this order and the masks before it."""
-    order = (*clean, *masks)
-    ids = [text[p] for p in clean] + [network.config.mask_id] * len(masks)
+    bos_id = network.config.bos_id
+    order = (*clean, *masks) if bos_id is None else (-1, *clean, *masks)
+    ids = [text[p] if p >= 0 else bos_id for p in order[: len(order) - len(masks)]]
+    ids += [network.config.mask_id] * len(masks)
     with torch.no_grad():
         logits = network(torch.tensor([ids]), torch.tensor([order]), Dense(causal=True))
     return -float(logits[0, -1].log_softmax(-1)[text[masks[-1]]])
@@ -177,9 +188,12 @@ def noise_of(inputs: list[tuple[Positions, Positions]], weight: float) -> Noise:
     return Noise(order_BL, masked_BL, torch.full((len(inputs),), weight))
 
 
+@with_and_without_bos
 @pytest.mark.parametrize("text", [TEXT, LONGER])
-def test_the_diffusion_loss_of_every_mask_and_order_is_the_sum_one_by_one(text: Text) -> None:
-    network = tiny_network()
+def test_the_diffusion_loss_of_every_mask_and_order_is_the_sum_one_by_one(
+    text: Text, network_of: Callable[[], Network]
+) -> None:
+    network = network_of()
     inputs = [o for split in subsets(len(text)) for o in orders(*split)]
     with torch.no_grad():
         found = diffusion_loss(network, repeated(text, len(inputs)), noise_of(inputs, 1.7))
@@ -187,9 +201,12 @@ def test_the_diffusion_loss_of_every_mask_and_order_is_the_sum_one_by_one(text: 
     assert found.tolist() == pytest.approx(wanted, abs=EXACT)
 
 
+@with_and_without_bos
 @pytest.mark.parametrize("text", [TEXT, LONGER])
-def test_the_sequential_loss_of_every_mask_and_order_is_the_sum_one_by_one(text: Text) -> None:
-    network = tiny_network()
+def test_the_sequential_loss_of_every_mask_and_order_is_the_sum_one_by_one(
+    text: Text, network_of: Callable[[], Network]
+) -> None:
+    network = network_of()
     inputs = [
         (order, hidden)
         for kept, hidden in subsets(len(text))

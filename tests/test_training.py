@@ -731,6 +731,31 @@ def test_a_model_is_trained_further(
     assert read_config(folder / "config.json").defaults == CardDefaults(length=48, steps=12)
 
 
+@pytest.mark.parametrize(
+    ("words", "begins"),
+    [
+        (["--layout=whole"], True),
+        (["--layout=packed"], False),
+        (["--layout=whole", "--no-bos"], False),
+        (["--layout=packed", "--bos"], True),
+    ],
+)
+def test_whole_texts_begin_from_end_of_text_unless_said_otherwise(
+    command: Command, text: Path, tmp_path: Path, words: list[str], begins: bool
+) -> None:
+    folder, further = tmp_path / "out", tmp_path / "further"
+    code, said = command(text, "-o", folder, *SMALL, "--length=64", "--steps=1", *words)
+    assert code == 0, said
+    end = Tokenizer.read(folder / "tokenizer.json", 300).end_of_text
+    assert read_config(folder / "config.json").model.bos_id == (end if begins else None)
+    other = "--no-bos" if begins else "--bos"
+    for flag, wanted in ([], begins), ([other], not begins):
+        place = further.with_name("further" + "".join(flag))
+        code, said = command(text, "-o", place, "--init", folder, *SHORT, "--steps=1", *flag)
+        assert code == 0, said
+        assert read_config(place / "config.json").model.bos_id == (end if wanted else None)
+
+
 def test_a_tokenizer_can_be_given(
     command: Command, text: Path, tmp_path: Path, tiny_folder: Path
 ) -> None:

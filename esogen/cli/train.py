@@ -60,6 +60,7 @@ def train(
     heads: options.Heads = None,
     cond_dim: options.CondDim = None,
     dropout: options.Dropout = None,
+    bos: options.Bos = None,
     resume: options.Resume = False,
     save_every: options.SaveEvery = 500,
     save_dtype: options.SaveDtype = "fp32",
@@ -104,7 +105,7 @@ def train(
         "dropout": dropout,
     }
     given = {name: value for name, value in shape.items() if value is not None}
-    job = _Job(files, valid, output, settings, given, tokenizer, init, resume=resume)
+    job = _Job(files, valid, output, settings, given, tokenizer, init, bos, resume=resume)
     card = CardDefaults(card_length, card_steps, card_alpha_0, card_schedule)
     place = _Place(device, dtype, save_dtype, compiled)
     run = _prepare(job, card, place, Console.stderr(quiet=quiet))
@@ -125,6 +126,7 @@ class _Job:
     shape: Mapping[str, Any]
     tokenizer: Path | None
     init: str | None
+    bos: bool | None
     resume: bool
 
 
@@ -234,7 +236,7 @@ def _start(job: _Job, documents: list[str], device: "torch.device", console: Con
     if job.init is not None:
         _refuse_beside_init(job)
         with _flags_named():
-            return from_model(job.init, job.shape.get("dropout"), device)
+            return from_model(job.init, job.shape.get("dropout"), job.bos, device)
     shape = Shape(**job.shape)
     with _flags_named():
         shape.config(shape.vocab_size)  # told before a tokenizer is trained
@@ -244,7 +246,8 @@ def _start(job: _Job, documents: list[str], device: "torch.device", console: Con
     else:
         console.status("training a tokenizer ...")
         tokenizer = new_tokenizer(documents, shape.vocab_size)
-    return from_nothing(shape, tokenizer, job.settings.seed, device)
+    bos = job.settings.layout == "whole" if job.bos is None else job.bos
+    return from_nothing(shape, tokenizer, job.settings.seed, device, bos=bos)
 
 
 def _refuse_beside_init(job: _Job) -> None:

@@ -228,6 +228,16 @@ Dropout = Annotated[
     ),
 ]
 
+Bos = Annotated[
+    bool | None,
+    typer.Option(
+        "--bos/--no-bos",
+        show_default="with --layout whole, or as in --init",
+        help="Begin every text from end-of-text, so that its first tokens know where they stand.",
+        rich_help_panel=_MODEL,
+    ),
+]
+
 SaveEvery = Annotated[int, _whole("--save-every", _KEPT, "Steps between two savings.")]
 ValidEvery = Annotated[
     int, _whole("--valid-every", _KEPT, "Steps between two measurements on --valid.")

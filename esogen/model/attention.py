@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 
 class Attend(Protocol):
@@ -51,3 +51,17 @@ class Dense:
     def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
         """Attend under this mask; every layer sees the same one."""
         return attention(q_BLNH, k_BLNH, v_BLNH, self.mask, causal=self.causal)
+
+    def after_bos(self) -> "Dense":
+        """This mask behind one token more, which all rows see and which sees itself alone.
+
+        #...
+        #
+        #  as before
+        #
+        """
+        if self.mask is None:
+            return self
+        mask = pad(self.mask, (1, 0, 1, 0), value=True)
+        mask[..., 0, 1:] = False
+        return Dense(mask)

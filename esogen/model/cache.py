@@ -17,7 +17,10 @@ from esogen.model.config import ModelConfig
 
 
 class KVCache:
-    """Room for `capacity` tokens in each of `rows` rows; every row has a length of its own."""
+    """Room for `capacity` tokens in each of `rows` rows; every row has a length of its own.
+
+    A model's bos token, which is no part of the text, has a place besides.
+    """
 
     def __init__(
         self,
@@ -28,7 +31,8 @@ class KVCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shape = (config.n_blocks, 2, rows, capacity, config.n_heads, config.head_size)
+        places = capacity + (config.bos_id is not None)
+        shape = (config.n_blocks, 2, rows, places, config.n_heads, config.head_size)
         self._kv = torch.empty(shape, device=device, dtype=dtype)
         self.lengths_B: NDArray[np.int64] = np.zeros(rows, np.int64)
         """Committed tokens of each row; known on the host, so no call waits for a GPU."""

@@ -7,13 +7,13 @@ Shapes: B rows, L tokens of this call, N heads, H head width, D model width, V v
 """
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esogen.model.attention import Attend
+from esogen.model.attention import Attend, Dense
 from esogen.model.config import TIME_FEATURES, ModelConfig
 
 ROTARY_BASE = 10_000.0
@@ -61,6 +61,36 @@ class Network(nn.Module):
 
     def _condition(self) -> Tensor | None:
         return None if self.sigma_map is None else F.silu(self.sigma_map.forward())
+
+
+class Hidden(Protocol):
+    """What runs the blocks: a network, or its compiled calls."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The shape of the network."""
+        ...
+
+    def hidden(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, /) -> Tensor:
+        """All blocks: `[B, L, D]`."""
+        ...
+
+
+def with_bos(config: ModelConfig, ids_BL: Tensor, positions_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """The same tokens behind the one that every text begins from, `[B, 1 + L]`, if there is one."""
+    if config.bos_id is None:
+        return ids_BL, positions_BL
+    return F.pad(ids_BL, (1, 0), value=config.bos_id), F.pad(positions_BL, (1, 0), value=-1)
+
+
+def hidden_after_bos(
+    network: Hidden, ids_BL: Tensor, positions_BL: Tensor, attend: Dense
+) -> Tensor:
+    """`network.hidden` of a whole text, `[B, L, D]`, behind the model's bos token if it has one."""
+    if network.config.bos_id is None:
+        return network.hidden(ids_BL, positions_BL, attend)
+    ids_BL, positions_BL = with_bos(network.config, ids_BL, positions_BL)
+    return network.hidden(ids_BL, positions_BL, attend.after_bos())[:, 1:]
 
 
 class Embedding(nn.Module):

@@ -17,24 +17,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from esogen.model import patterns
-from esogen.model.attention import Attend, Dense
-from esogen.model.config import ModelConfig
+from esogen.model.attention import Dense
+from esogen.model.network import Hidden, hidden_after_bos
 
 TIME_EPS = 1e-3
 """Times are drawn from [TIME_EPS, 1]: the weight of the diffusion term grows as 1 / t."""
 
 
-class Forward(Protocol):
+class Forward(Hidden, Protocol):
     """The calls of a network that a loss makes: the network itself has them, or it compiled."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The shape of the network."""
-        ...
-
-    def hidden(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, /) -> Tensor:
-        """All blocks: `[B, L, D]`."""
-        ...
 
     def logits(self, hidden_KD: Tensor, /) -> Tensor:
         """The output layer over the given rows: `[K, V]`."""
@@ -132,7 +123,7 @@ def diffusion_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
     """
     clean_BL = x_BL.gather(1, noise.order_BL)
     z_BL = clean_BL.masked_fill(noise.masked_BL, network.config.mask_id)
-    hidden_BLD = network.hidden(z_BL, noise.order_BL, Dense(causal=True))
+    hidden_BLD = hidden_after_bos(network, z_BL, noise.order_BL, Dense(causal=True))
     return _loss(network, hidden_BLD, clean_BL, noise)
 
 
@@ -146,8 +137,8 @@ def sequential_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
     z_BL = clean_BL.masked_fill(noise.masked_BL, network.config.mask_id)
     length, device = x_BL.shape[1], x_BL.device
     mask = patterns.two_halves(patterns.causal(length, device))
-    hidden_BMD = network.hidden(
-        torch.cat([z_BL, clean_BL], 1), torch.cat([noise.order_BL] * 2, 1), Dense(mask)
+    hidden_BMD = hidden_after_bos(
+        network, torch.cat([z_BL, clean_BL], 1), torch.cat([noise.order_BL] * 2, 1), Dense(mask)
     )
     return _loss(network, hidden_BMD[:, :length], clean_BL, noise)
 

@@ -34,21 +34,25 @@ class Start:
     defaults: CardDefaults = field(default_factory=CardDefaults)
 
 
-def from_nothing(shape: Shape, tokenizer: Tokenizer, seed: int, device: torch.device) -> Start:
+def from_nothing(
+    shape: Shape, tokenizer: Tokenizer, seed: int, device: torch.device, *, bos: bool
+) -> Start:
     """Fresh weights, the same for the same seed on every device.
 
+    With `bos`, every text begins from end-of-text.
     Raises `ValueError` for sizes that make no network.
     """
-    network = Network(shape.config(tokenizer.size + 1))
+    bos_id = tokenizer.end_of_text if bos else None
+    network = Network(replace(shape.config(tokenizer.size + 1), bos_id=bos_id))
     initialise(network, torch.Generator().manual_seed(seed))
     return Start(network.to(device), tokenizer)
 
 
-def from_model(name: str, dropout: float | None, device: torch.device) -> Start:
+def from_model(name: str, dropout: float | None, bos: bool | None, device: torch.device) -> Start:
     """The weights of a model folder, to be trained further in float32.
 
-    `dropout` replaces the model's own. Raises `CheckpointError` where it cannot be read or is no
-    Eso-LM (B), `ValueError` for a dropout out of range.
+    `dropout` and `bos` replace the model's own. Raises `CheckpointError` where it cannot be read or
+    is no Eso-LM (B), `ValueError` for a dropout out of range.
     """
     folder = resolve(name)
     card = read_config(folder / CONFIG)
@@ -58,6 +62,8 @@ def from_model(name: str, dropout: float | None, device: torch.device) -> Start:
         )
     config = card.model if dropout is None else replace(card.model, dropout=dropout)
     tokenizer = Tokenizer.read(folder / TOKENIZER, config.vocab_size)
+    if bos is not None:
+        config = replace(config, bos_id=tokenizer.end_of_text if bos else None)
     tensors = read_tensors(folder / WEIGHTS, config)
     network = build(config, tensors, folded=False, device=device, dtype=torch.float32)
     return Start(network.requires_grad_(requires_grad=True), tokenizer, card.defaults)
