@@ -200,23 +200,28 @@ class Block(nn.Module):
         self, x: Tensor, condition: Tensor | None, rotation: Rotation, attend: Attend
     ) -> Tensor:
         if self.adaLN_modulation is None:
-            x = x + self._drop(self._attend(self.norm1(x), rotation, attend))
-            return x + self._drop(self.mlp(self.norm2(x)))
+            x = x + self._drop(self._attend(self.norm1.forward(x), rotation, attend))
+            return x + self._drop(self._mlp(self.norm2.forward(x)))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6)
-        attended = self._attend(modulate(self.norm1(x), shift1, scale1), rotation, attend)
+        attended = self._attend(modulate(self.norm1.forward(x), shift1, scale1), rotation, attend)
         x = torch.addcmul(x, gate1, self._drop(attended))
         return torch.addcmul(
-            x, gate2, self._drop(self.mlp(modulate(self.norm2(x), shift2, scale2)))
+            x, gate2, self._drop(self._mlp(modulate(self.norm2.forward(x), shift2, scale2)))
         )
 
     def _attend(self, x_BLD: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        qkv = self.attn_qkv(x_BLD).unflatten(-1, (3, self.n_heads, self.head_size))
+        packed = self.attn_qkv.forward(x_BLD)
+        qkv = packed.view(*x_BLD.shape[:-1], 3, self.n_heads, self.head_size)
         q_BLNH, k_BLNH = rotate(qkv[..., :2, :, :], rotation).unbind(-3)
         out_BLNH = attend(self.layer, q_BLNH, k_BLNH, qkv[..., 2, :, :])
-        return self.attn_out(out_BLNH.flatten(-2))  # type: ignore[no-any-return]
+        return self.attn_out.forward(out_BLNH.flatten(-2))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        up, gelu, down = cast(tuple[nn.Linear, nn.GELU, nn.Linear], tuple(self.mlp))
+        return down.forward(gelu.forward(up.forward(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return F.dropout(x, self.dropout) if self.training else x
 
 
 class OutputLayer(nn.Module):
