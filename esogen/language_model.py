@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.folder import Checkpoint, open_checkpoint
-from esogen.checkpoint.placement import choose_device, choose_dtype
+from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.generate.denoise import (
@@ -28,6 +28,7 @@ from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import Plan, ScheduleSettings, make_plan
 from esogen.generate.streams import token_uniforms
 from esogen.generate.verify import Agreement, Side, compare
+from esogen.model.attention import Kernel, attention
 from esogen.model.cache import KVCache
 from esogen.trace import Recorder, Trace, first_end
 
@@ -39,17 +40,21 @@ DEFAULT_BATCH = 16
 
 
 def load(
-    model: str = DEFAULT_MODEL, *, device: str = "auto", dtype: str = "auto"
+    model: str = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attention: str = "auto",
 ) -> "LanguageModel":
     """Open a built-in model by name, or a folder, on a device and in a precision.
 
-    `device` is auto, cpu, cuda or cuda:N; `dtype` auto, bf16, fp16 or fp32. Raises `EsogenError`
-    naming what was wanted, what was found and what to do.
+    `device` is auto, cpu, cuda or cuda:N; `dtype` auto, bf16, fp16 or fp32; `attention` auto,
+    xformers or sdpa. Raises `EsogenError` naming what was wanted, what was found and what to do.
     """
     place = choose_device(device)
-    return LanguageModel(
-        open_checkpoint(model, device=place, dtype=choose_dtype(dtype, place)), place
-    )
+    kernel = choose_attention(attention, place)
+    checkpoint = open_checkpoint(model, device=place, dtype=choose_dtype(dtype, place))
+    return LanguageModel(checkpoint, place, kernel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,10 @@ class SampleSettings:
 class LanguageModel:
     """A network, its tokenizer, and what can be done with them."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        self.checkpoint, self.device = checkpoint, device
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, kernel: Kernel = attention
+    ) -> None:
+        self.checkpoint, self.device, self.kernel = checkpoint, device, kernel
 
     def sample(
         self,
@@ -291,7 +298,14 @@ class Batch:
             return UncachedCalls(network)
         dtype = network.vocab_embed.embedding.dtype
         rows, length = self.plan.order_BL.shape
-        cache = KVCache(network.config, rows, length, device=self._model.device, dtype=dtype)
+        cache = KVCache(
+            network.config,
+            rows,
+            length,
+            device=self._model.device,
+            dtype=dtype,
+            kernel=self._model.kernel,
+        )
         return CachedCalls(network, cache)
 
     @property

@@ -37,12 +37,14 @@ def plan_for(
     return make_plan(settings, seed, samples, given, blank)
 
 
-def begin(network: Network, plan: Plan, samples: range, *, seed: int = 0) -> Progress:
+def begin(
+    network: Network, plan: Plan, samples: range, *, seed: int = 0, device: str = "cpu"
+) -> Progress:
     """Given tokens (a fixed pattern of ids) in place, masks everywhere else."""
     length = plan.order_BL.shape[1]
     given_L = np.arange(length) * 7 % (network.config.vocab_size - 1)
     uniforms_BL = np.stack([token_uniforms(seed, i, length)[:, 0] for i in samples])
-    return start(network, plan, given_L, uniforms_BL, torch.device("cpu"))
+    return start(network, plan, given_L, uniforms_BL, torch.device(device))
 
 
 def calls_for(network: Network, plan: Plan, *, cached: bool) -> Calls:

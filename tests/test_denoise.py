@@ -12,12 +12,15 @@ from torch import Tensor
 
 from esogen.checkpoint.config_file import SCHEDULES
 from esogen.checkpoint.folder import Checkpoint, open_checkpoint
+from esogen.checkpoint.placement import choose_attention
 from esogen.checkpoint.weights import build
 from esogen.generate import denoise as denoise_module
+from esogen.generate.denoise import CachedCalls
 from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.verify import Agreement, RowByRow, Side, compare
 from esogen.likelihood import token_log_probs
+from esogen.model.attention import attention
 from esogen.model.cache import KVCache
 from esogen.model.config import ModelConfig
 from esogen.model.network import Network
@@ -323,3 +326,21 @@ def test_a_cache_that_is_full_says_so() -> None:
 
 def test_every_schedule_has_a_rule_above() -> None:
     assert {rule.schedule for rule in RULES} == set(SCHEDULES)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_xformers_attends_as_torch_does(tiny_folder: object, dtype: torch.dtype) -> None:
+    device = torch.device("cuda")
+    kernel = choose_attention("xformers", device)
+    network = open_checkpoint(str(tiny_folder), device=device, dtype=dtype).network
+    plan = plan_for(RULES[1], range(3), LENGTH, given=np.arange(5))
+    caches = [
+        KVCache(network.config, 3, LENGTH, device=device, dtype=dtype, kernel=each)
+        for each in (attention, kernel)
+    ]
+    torchs, xformers = (Side(network, CachedCalls(network, cache)) for cache in caches)
+    begun = begin(network, plan, range(3), device="cuda")
+    found = compare(torchs, xformers, plan, begun, DrawSettings(top_p=0.9))
+    assert found.unexplained == 0
+    assert found.log_prob_difference < 0.5

@@ -26,7 +26,7 @@ _WHAT, _HOW = "What is written", "How it is drawn"
 _WHERE, _WITH = "Where it goes", "What it runs on"
 _CARD = "the model's own"
 _FIELDS = re.compile(
-    r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype) is "
+    r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype|attention) is "
 )
 
 Fits = Callable[[float], bool]
@@ -156,6 +156,16 @@ Dtype = Annotated[
         metavar="auto|bf16|fp16|fp32",
         autocompletion=completing(("auto", "bf16", "fp16", "fp32")),
         help="Precision; auto is fp32 on a CPU.",
+        rich_help_panel=_WITH,
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(
+        "--attention",
+        metavar="auto|xformers|sdpa",
+        autocompletion=completing(("auto", "xformers", "sdpa")),
+        help="Kernels for attention through the cache; auto is sdpa, torch's own.",
         rich_help_panel=_WITH,
     ),
 ]

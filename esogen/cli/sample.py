@@ -56,6 +56,7 @@ def sample(
     model: options.Model = DEFAULT_MODEL,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    attention: options.Attention = "auto",
     batch_size: options.BatchSize = BATCH_SIZE,
     no_kv_cache: options.NoKvCache = False,
     verify: options.Verify = False,
@@ -81,7 +82,9 @@ def sample(
 
     layout = Layout(format, separator, null=null)
     console = Console.stderr(quiet=quiet, no_color=no_color)
-    job = Job(read_prompt(prompt or [], console), n, batch_size, model, device, dtype, settings)
+    job = Job(
+        read_prompt(prompt or [], console), n, batch_size, model, device, dtype, attention, settings
+    )
     run, made = _carry_out(job, layout, output, console)
     if console.shown:
         console.say(f"{made.tally} · seed {run.settings.seed} · {run.again()}")
@@ -101,6 +104,7 @@ class Job:
     model: str
     device: str
     dtype: str
+    attention: str
     settings: Callable[["LanguageModel"], "SampleSettings"]
 
 
@@ -146,6 +150,7 @@ class Run:
             model=job.model,
             device=job.device,
             dtype=self.dtype,
+            attention=job.attention,
         )
 
 
@@ -180,7 +185,7 @@ def _load(job: Job, console: Console) -> Run:
     from esogen.language_model import load
 
     with options.flags_named():
-        lm = load(job.model, device=job.device, dtype=job.dtype)
+        lm = load(job.model, device=job.device, dtype=job.dtype, attention=job.attention)
         return Run(job, lm, job.settings(lm))
 
 

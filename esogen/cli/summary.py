@@ -36,7 +36,14 @@ class Tally:
 
 
 def command_again(
-    settings: "SampleSettings", *, prompt: str, n: int, model: str, device: str, dtype: str
+    settings: "SampleSettings",
+    *,
+    prompt: str,
+    n: int,
+    model: str,
+    device: str,
+    dtype: str,
+    attention: str = "auto",
 ) -> str:
     """The command line that gives the same texts, quoted for a shell and on one line."""
     draw, schedule = settings.draw, settings.schedule
@@ -47,6 +54,7 @@ def command_again(
         *(() if draw.top_k is None else ("--top-k", draw.top_k)),
         *("-n", n, "--seed", settings.seed, "--dtype", dtype),
         *(() if device == "auto" else ("--device", device)),
+        *(() if attention == "auto" else ("--attention", attention)),
         *(("--raw",) if settings.raw else ()),
         *(() if settings.kv_cache else ("--no-kv-cache",)),
         *(("--",) if prompt.startswith("-") else ()),

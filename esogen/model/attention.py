@@ -1,4 +1,7 @@
-"""Attention over queries, keys and values: one function for every network call.
+"""Attention over queries, keys and values: one signature, computed by torch or by xformers.
+
+torch's own is the reference, the only one on a CPU and the one that training uses; xformers'
+kernels can be chosen for sampling on a GPU.
 
 Shapes: B rows, L queries, M keys, N heads, H head width.
 """
@@ -8,6 +11,25 @@ from typing import Protocol
 
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
+
+_ALIGNMENT = 8
+"""Elements to whose multiples the rows of a mask must be spaced for xformers."""
+
+
+class Kernel(Protocol):
+    """A way of computing softmax attention; see `attention`, which every other one must equal."""
+
+    def __call__(
+        self,
+        q_BLNH: Tensor,
+        k_BMNH: Tensor,
+        v_BMNH: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+    ) -> Tensor:
+        """Return the output `[B, L, N, H]`."""
+        ...
 
 
 class Attend(Protocol):
@@ -39,6 +61,35 @@ def attention(
         is_causal=causal,
     )
     return out_BNLH.transpose(1, 2)
+
+
+def xformers_attention() -> Kernel:
+    """xformers' memory-efficient attention; raises `ImportError` where it cannot be loaded."""
+    from xformers import ops
+
+    def kernel(
+        q_BLNH: Tensor,
+        k_BMNH: Tensor,
+        v_BMNH: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+    ) -> Tensor:
+        bias = (
+            ops.LowerTriangularMask() if causal else None if mask is None else _bias(mask, q_BLNH)
+        )
+        out: Tensor = ops.memory_efficient_attention(q_BLNH, k_BMNH, v_BMNH, attn_bias=bias)
+        return out
+
+    return kernel
+
+
+def _bias(mask: Tensor, q_BLNH: Tensor) -> Tensor:
+    """An added mask `[B or 1, 1, L, M]` as xformers wants it: for every head, rows aligned."""
+    rows, length, heads, _ = q_BLNH.shape
+    places = mask.shape[-1]
+    aligned = pad(mask, (0, -places % _ALIGNMENT))[..., :places]
+    return aligned.expand(rows, heads, length, places)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esogen.model.attention import attention
+from esogen.model.attention import Kernel, attention
 from esogen.model.config import ModelConfig
 
 
@@ -30,10 +30,12 @@ class KVCache:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        kernel: Kernel = attention,
     ) -> None:
         places = capacity + (config.bos_id is not None)
         shape = (config.n_blocks, 2, rows, places, config.n_heads, config.head_size)
         self._kv = torch.empty(shape, device=device, dtype=dtype)
+        self.kernel = kernel
         self.lengths_B: NDArray[np.int64] = np.zeros(rows, np.int64)
         """Committed tokens of each row; known on the host, so no call waits for a GPU."""
 
@@ -119,7 +121,8 @@ class CachedAttend:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
         self._cache.write(layer, self._new, k_BLNH, v_BLNH)
         k_BMNH, v_BMNH = self._cache.read(layer, self._seen)
-        return attention(q_BLNH, k_BMNH, v_BMNH, self._mask, causal=self._causal)
+        kernel = self._cache.kernel
+        return kernel(q_BLNH, k_BMNH, v_BMNH, self._mask, causal=self._causal)
 
 
 def _slots(cache: KVCache, width: int) -> Tensor:
