@@ -255,7 +255,7 @@ class Batch:
 
     def samples(self) -> Iterator[Sample]:
         """Finished texts, in order; raises `NumericalError` when the network gave no numbers."""
-        trace = self._recorder.finish(end_of_text=self._end_of_text)
+        trace = self.trace()
         if not np.isfinite(trace.log_probs_BL).all():
             raise NumericalError(
                 f"{self._model.checkpoint.name} gave logits that are not finite numbers;"
@@ -263,6 +263,10 @@ class Batch:
             )
         for row, index in enumerate(self.indices):
             yield self._sample(trace, row, index)
+
+    def trace(self) -> Trace:
+        """What the steps so far decided, over the whole length of every row."""
+        return self._recorder.finish(end_of_text=self._end_of_text)
 
     def verify(self) -> Agreement:
         """This batch again, cached against uncached, shown the same tokens."""

@@ -24,6 +24,7 @@ FLOORS = {
     "peers": 4,
     "ranking": 4,
     "trace": 4,
+    "trace_file": 4,
     "training": 4,
     "generate": 3,
     "likelihood": 3,

@@ -315,6 +315,16 @@ Output = Annotated[
         rich_help_panel=_WHERE,
     ),
 ]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="FILE",
+        show_default="none",
+        help="Record the run in FILE, for esogen replay.",
+        rich_help_panel=_WHERE,
+    ),
+]
 Separator = Annotated[
     str | None,
     typer.Option(

@@ -13,6 +13,7 @@ from esogen.cli import options
 from esogen.cli.output import Layout, Writer, opened
 from esogen.cli.progress import drive
 from esogen.cli.prompt import read_prompt
+from esogen.cli.recording import Recording, recording
 from esogen.cli.summary import Tally, command_again
 from esogen.cli.terminal import Console
 from esogen.errors import EsogenError, Interrupted
@@ -48,6 +49,7 @@ def sample(
     top_p: options.TopP = 0.9,
     top_k: options.TopK = None,
     output: options.Output = None,
+    trace: options.Trace = None,
     format: options.Format = "text",  # noqa: A002 - the word of the flag
     separator: options.Separator = None,
     null: options.Null = False,
@@ -82,7 +84,7 @@ def sample(
     layout = Layout(format, separator, null=null)
     console = Console.stderr(quiet=quiet, no_color=no_color)
     job = Job(read_prompt(prompt or [], console), n, batch_size, model, device, dtype, settings)
-    run, made = _carry_out(job, layout, output, console)
+    run, made = _carry_out(job, layout, output, trace, console)
     if console.shown:
         console.say(f"{made.tally} · seed {run.settings.seed} · {run.again()}")
     elif seed is None and format == "text":
@@ -158,12 +160,15 @@ class Made:
     interrupted: bool = False
 
 
-def _carry_out(job: Job, layout: Layout, output: Path | None, console: Console) -> tuple[Run, Made]:
-    """Sample and write; the output is opened first, so that a bad place is told at once."""
-    with opened(output) as out:
+def _carry_out(
+    job: Job, layout: Layout, output: Path | None, trace: Path | None, console: Console
+) -> tuple[Run, Made]:
+    """Sample and write; the outputs are opened first, so that a bad place is told at once."""
+    with opened(output) as out, recording(trace, beside=output) as traced:
         run = _load(job, console)
+        traced.begin(run)
         with _memory_named(job):
-            made = _make(run, layout.writer(out, run.fields), console)
+            made = _make(run, layout.writer(out, run.fields), traced, console)
         if made.interrupted and not made.tally.texts:
             raise Interrupted("interrupted before a text was finished; nothing was kept")
     if made.interrupted:
@@ -197,14 +202,16 @@ def _memory_named(job: Job) -> Iterator[None]:
         ) from error
 
 
-def _make(run: Run, writer: Writer, console: Console) -> Made:
+def _make(run: Run, writer: Writer, traced: Recording, console: Console) -> Made:
     """Sample batch by batch, each written as soon as it is finished; Ctrl-C keeps those."""
     made, job = Made(), run.job
     try:
         for batch in run.lm.batches(job.prompt, run.settings, n=job.n, batch_size=job.batch_size):
             drive(batch, console, job.n)
             made.tally.seconds += batch.seconds
-            for text in batch.samples():
+            texts = list(batch.samples())
+            traced.write(batch)
+            for text in texts:
                 writer.write(text)
                 made.tally.count(text)
             made.first = made.first or batch
