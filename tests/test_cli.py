@@ -29,12 +29,13 @@ from esogen.cli.app import COMMANDS
 from esogen.cli.progress import drive
 from esogen.cli.prompt import read_prompt
 from esogen.cli.summary import command_again
-from esogen.cli.terminal import Console, one_line, visible
+from esogen.cli.terminal import Console
 from esogen.errors import UsageError
 from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.verify import Agreement
 from esogen.language_model import Batch, SampleSettings
+from esogen.visible import one_line, visible
 
 ESCAPE = "\x1b"
 FEW = ("--length", "12", "--steps", "4", "--seed", "1")

@@ -32,6 +32,7 @@ FLOORS = {
     "model": 1,
     "atomic": 0,
     "errors": 0,
+    "visible": 0,
 }
 
 # Who may import what comes from outside; a package that is not named here is open to all.

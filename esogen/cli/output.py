@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import typer
 
 from esogen.atomic import replacing
-from esogen.cli.terminal import visible
 from esogen.errors import EsogenError, UsageError
+from esogen.visible import visible
 
 if TYPE_CHECKING:
     from esogen.language_model import Sample
