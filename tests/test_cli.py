@@ -26,7 +26,7 @@ from esogen.checkpoint import resolve
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.cli import main, options, sample
 from esogen.cli.app import COMMANDS
-from esogen.cli.progress import drive
+from esogen.cli.progress import Audience, drive
 from esogen.cli.prompt import read_prompt
 from esogen.cli.summary import command_again
 from esogen.cli.terminal import Console
@@ -35,6 +35,7 @@ from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.verify import Agreement
 from esogen.language_model import Batch, SampleSettings
+from esogen.view.canvas import Decode
 from esogen.visible import one_line, visible
 
 ESCAPE = "\x1b"
@@ -59,7 +60,7 @@ Esogen = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NO_COLOR", "FORCE_COLOR", "ESOGEN_DEBUG"):
+    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "ESOGEN_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("ESOGEN_MODEL", str(tiny_folder))
@@ -202,11 +203,11 @@ def test_jsonl_is_written_as_soon_as_a_batch_is_finished(
 ) -> None:
     lines = []
 
-    def watched(batch: Batch, console: Console, n: int) -> None:
+    def watched(batch: Batch, decode: Decode, who: Audience, n: int) -> None:
         buffer = sys.stdout.buffer
         assert isinstance(buffer, io.BytesIO)
         lines.append(buffer.getvalue().count(b"\n"))
-        drive(batch, console, n)
+        drive(batch, decode, who, n)
 
     monkeypatch.setattr(sample, "drive", watched)
     esogen("sample", *FEW, "-n", "5", "--batch-size", "2", "--format", "jsonl")
@@ -398,7 +399,7 @@ def test_what_a_full_disk_did_not_take_leaves_the_old_file_alone(
     target = tmp_path / "out"
     target.write_text("old")
 
-    def full(batch: Batch, console: Console, n: int) -> None:
+    def full(batch: Batch, decode: Decode, who: Audience, n: int) -> None:
         raise OSError(28, "No space left on device", str(target))
 
     monkeypatch.setattr(sample, "drive", full)
@@ -459,13 +460,15 @@ def test_a_defect_is_one_line_too_and_debug_shows_where(
 # Interrupts
 
 
-def stop_at(batches: int, signal_: signal.Signals) -> Callable[[Batch, Console, int], None]:
+def stop_at(
+    batches: int, signal_: signal.Signals
+) -> Callable[[Batch, Decode, Audience, int], None]:
     """A `drive` that is interrupted in batch number `batches`."""
 
-    def stopped(batch: Batch, console: Console, n: int) -> None:
+    def stopped(batch: Batch, decode: Decode, who: Audience, n: int) -> None:
         if batch.indices.start // len(batch.indices) == batches:
             signal.raise_signal(signal_)
-        drive(batch, console, n)
+        drive(batch, decode, who, n)
 
     return stopped
 
@@ -517,7 +520,7 @@ def test_an_interrupt_anywhere_else_is_one_line(
 
 
 def test_a_terminal_sees_progress_then_the_text_then_what_it_cost(on_terminal: Esogen) -> None:
-    screen = on_terminal("sample", "Once", *FEW).screen
+    screen = on_terminal("sample", "Once", *FEW, "--no-live").screen
     stages = ["starting", "loading", " phase · step 1 of ", "Once", "tokens/s · seed 1 · esogen"]
     found = [screen.index(stage) for stage in stages]
     assert found == sorted(found)
@@ -566,6 +569,8 @@ def test_a_terminal_gets_no_control_character_of_a_text(on_terminal: Esogen, for
         ((), {"NO_COLOR": "1"}, {"\x1b[2K"}),
         ((), {"TERM": "dumb"}, set()),
         ((), {"TERM": "dumb", "FORCE_COLOR": "1"}, {"\x1b[2m", "\x1b[0m"}),
+        ((), {"TERM": ""}, set()),
+        ((), {"CI": "true"}, set()),
         (("--quiet",), {}, set()),
     ],
 )
@@ -578,7 +583,7 @@ def test_colours_and_the_status_line_can_be_refused(
 ) -> None:
     for name, value in environment_.items():
         monkeypatch.setenv(name, value)
-    screen = on_terminal("sample", *FEW, *flags).screen
+    screen = on_terminal("sample", *FEW, "--no-live", *flags).screen
     assert {*re.findall(r"\x1b\[?[0-9;]*.", screen)} == codes
 
 

@@ -11,12 +11,13 @@ import typer
 from esogen.checkpoint.resolve import DEFAULT_MODEL, resolve
 from esogen.cli import options
 from esogen.cli.output import Layout, Writer, opened
-from esogen.cli.progress import drive
+from esogen.cli.progress import Audience, audience, drive
 from esogen.cli.prompt import read_prompt
 from esogen.cli.recording import Recording, recording
 from esogen.cli.summary import Tally, command_again
-from esogen.cli.terminal import Console
+from esogen.cli.terminal import Console, colors_refused
 from esogen.errors import EsogenError, Interrupted
+from esogen.view.theme import THEMES, UNPAINTED
 
 if TYPE_CHECKING:
     from esogen.language_model import Batch, LanguageModel, SampleSettings
@@ -53,6 +54,9 @@ def sample(
     format: options.Format = "text",  # noqa: A002 - the word of the flag
     separator: options.Separator = None,
     null: options.Null = False,
+    live: options.Live = None,
+    theme: options.Theme = "default",
+    color_by: options.ColorBy = "certainty",
     quiet: options.Quiet = False,
     no_color: options.NoColor = False,
     model: options.Model = DEFAULT_MODEL,
@@ -84,7 +88,9 @@ def sample(
     layout = Layout(format, separator, null=null)
     console = Console.stderr(quiet=quiet, no_color=no_color)
     job = Job(read_prompt(prompt or [], console), n, batch_size, model, device, dtype, settings)
-    run, made = _carry_out(job, layout, output, trace, console)
+    looks = UNPAINTED if colors_refused(no_color=no_color) else THEMES[theme]
+    with audience(console, live=live, theme=looks, color_by=color_by) as who:
+        run, made = _carry_out(job, layout, output, trace, who)
     if console.shown:
         console.say(f"{made.tally} · seed {run.settings.seed} · {run.again()}")
     elif seed is None and format == "text":
@@ -161,14 +167,14 @@ class Made:
 
 
 def _carry_out(
-    job: Job, layout: Layout, output: Path | None, trace: Path | None, console: Console
+    job: Job, layout: Layout, output: Path | None, trace: Path | None, who: Audience
 ) -> tuple[Run, Made]:
     """Sample and write; the outputs are opened first, so that a bad place is told at once."""
     with opened(output) as out, recording(trace, beside=output) as traced:
-        run = _load(job, console)
+        run = _load(job, who.console)
         traced.begin(run)
         with _memory_named(job):
-            made = _make(run, layout.writer(out, run.fields), traced, console)
+            made = _make(run, layout.writer(out, run.fields), traced, who)
         if made.interrupted and not made.tally.texts:
             raise Interrupted("interrupted before a text was finished; nothing was kept")
     if made.interrupted:
@@ -202,12 +208,12 @@ def _memory_named(job: Job) -> Iterator[None]:
         ) from error
 
 
-def _make(run: Run, writer: Writer, traced: Recording, console: Console) -> Made:
+def _make(run: Run, writer: Writer, traced: Recording, who: Audience) -> Made:
     """Sample batch by batch, each written as soon as it is finished; Ctrl-C keeps those."""
     made, job = Made(), run.job
     try:
         for batch in run.lm.batches(job.prompt, run.settings, n=job.n, batch_size=job.batch_size):
-            drive(batch, console, job.n)
+            drive(batch, run.lm.checkpoint.tokenizer.decode, who, job.n)
             made.tally.seconds += batch.seconds
             texts = list(batch.samples())
             traced.write(batch)
@@ -217,7 +223,7 @@ def _make(run: Run, writer: Writer, traced: Recording, console: Console) -> Made
             made.first = made.first or batch
     except KeyboardInterrupt:
         made.interrupted = True
-        console.clear()
+        who.console.clear()
     writer.finish()
     return made
 

@@ -19,6 +19,18 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+def takes_escape_codes() -> bool:
+    """Whether a terminal of this process understands them; what CI shows for one does not."""
+    usual = "dumb" if os.name == "posix" else "windows"
+    automatic = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    return os.environ.get("TERM", usual) not in ("", "dumb", "unknown") and not automatic
+
+
+def colors_refused(*, no_color: bool) -> bool:
+    """Whether `--no-color` or the environment asks for one colour."""
+    return no_color or bool(os.environ.get("NO_COLOR"))
+
+
 @dataclass(frozen=True, slots=True)
 class Console:
     """What goes to stderr while a command works: nothing, unless somebody looks.
@@ -38,11 +50,9 @@ class Console:
         """The console of this process, by its streams, environment and these two flags."""
         shown = is_terminal(sys.stderr) and not quiet
         forced = bool(os.environ.get("FORCE_COLOR"))
-        smart = os.environ.get("TERM") != "dumb"
-        refused = no_color or bool(os.environ.get("NO_COLOR"))
-        return cls(
-            sys.stderr, quiet, shown, shown and smart, shown and (smart or forced) and not refused
-        )
+        smart = takes_escape_codes()
+        colored = shown and (smart or forced) and not colors_refused(no_color=no_color)
+        return cls(sys.stderr, quiet, shown, shown and smart, colored)
 
     def status(self, text: str) -> None:
         """Write `text` over the status line."""

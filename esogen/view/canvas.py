@@ -26,7 +26,7 @@ _HALF = "\ufffd"
 _LONGEST_HALF = 64
 """Tokens that may wait together for the rest of a character."""
 
-_SHADE = "░"
+_SHADE, _PEN_SHADE = "░", "▓"
 _LETTERS = (3, 2, 4, 3, 1, 5, 3, 2, 4, 2, 3, 6, 2, 3, 1, 4, 3, 5, 2, 3)
 """Widths of the words that masks stand for: about those of text, and about as uneven."""
 
@@ -110,7 +110,7 @@ def layout(frame: Frame, pieces: "Pieces", width: int, color_by: ColorBy) -> Pag
     ):
         if focus < 0 and ids[position] == UNDECIDED:
             focus = len(flow.lines)
-        for part in parts:
+        for part in _as_pen(parts) if role == theme.PEN else parts:
             flow.add(part, role)
     if frame.ended:
         flow.add(_END, theme.QUIET)
@@ -119,6 +119,11 @@ def layout(frame: Frame, pieces: "Pieces", width: int, color_by: ColorBy) -> Pag
 
 
 _END = Part(WORD, "∎", 1)
+
+
+def _as_pen(parts: "Parts") -> "Parts":
+    """The mask that the sequential phase decides next, darker, so that it needs no colour."""
+    return tuple(part._replace(text=part.text.replace(_SHADE, _PEN_SHADE)) for part in parts)
 
 
 def roles(frame: Frame, color_by: ColorBy) -> list[str]:

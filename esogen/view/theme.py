@@ -10,7 +10,6 @@ from typing import Literal
 
 ThemeWord = Literal["default", "colorblind", "monochrome"]
 ColorBy = Literal["certainty", "order", "step"]
-THEMES: tuple[ThemeWord, ...] = ("default", "colorblind", "monochrome")
 COLOR_BY: tuple[ColorBy, ...] = ("certainty", "order", "step")
 
 PLAIN, MASK, PEN, GIVEN, SETTLED, WRITTEN = "plain", "mask", "pen", "given", "settled", "written"
@@ -71,7 +70,7 @@ _VIRIDIS = (61, 67, 68, 37, 72, 71, 106, 178)
 _BASE: dict[str, Paint] = {
     PLAIN: Paint(),
     MASK: Paint(242),
-    PEN: Paint(140, reverse=True),
+    PEN: Paint(140),
     GIVEN: Paint(67),
     SETTLED: Paint(),
     WRITTEN: Paint(140),
@@ -93,7 +92,7 @@ _COLORBLIND: dict[str, Paint] = {
     HIGH: Paint(32, bold=True),
     GIVEN: Paint(245),
     WRITTEN: Paint(74),
-    PEN: Paint(74, reverse=True),
+    PEN: Paint(74),
     DIFFUSION: Paint(178),
     SEQUENTIAL: Paint(74),
     SWITCH: Paint(bold=True),
@@ -104,7 +103,7 @@ _COLORBLIND: dict[str, Paint] = {
 _MONOCHROME: dict[str, Paint] = {
     **dict.fromkeys(_BASE, Paint()),
     MASK: Paint(dim=True),
-    PEN: Paint(reverse=True),
+    PEN: Paint(bold=True),
     GIVEN: Paint(dim=True),
     LOW: Paint(underline=True),
     MIDDLE: Paint(bold=True, underline=True),
@@ -118,13 +117,8 @@ _MONOCHROME: dict[str, Paint] = {
 UNPAINTED: Theme = dict.fromkeys(_BASE, Paint())
 """Nothing but the terminal's own look: what is shown where colours are refused."""
 
-_THEMES: Mapping[ThemeWord, Theme] = {
+THEMES: Mapping[ThemeWord, Theme] = {
     "default": _BASE,
     "colorblind": _COLORBLIND,
     "monochrome": _MONOCHROME,
 }
-
-
-def theme(word: ThemeWord) -> Theme:
-    """The theme of that name."""
-    return _THEMES[word]
