@@ -52,6 +52,11 @@ class Header:
     seed: int
     settings: Mapping[str, object]
 
+    @property
+    def raw(self) -> bool:
+        """Whether the texts go on behind their end-of-text."""
+        return self.settings.get("raw") is True
+
 
 @dataclass(frozen=True, slots=True)
 class RecordedText:
