@@ -59,14 +59,17 @@ class Screen:
         return self._in_foreground() and self._takes_output()
 
     def draw(self, rows: Iterable[str]) -> None:
-        """Show these rows from the top, and nothing else, in one write."""
+        """Show these rows, one for each of the screen, in one write.
+
+        A row is erased first: behind a full one the cursor still stands on its last character.
+        """
         first = "" if self._entered else _ENTER
-        lines = "".join(f"\x1b[{row};1H{text}\x1b[K" for row, text in enumerate(rows, 1))
+        lines = "".join(f"\x1b[{row};1H\x1b[2K{text}" for row, text in enumerate(rows, 1))
         if not self._entered:
             self._entered = True
             atexit.register(self.leave)
             self._listen()
-        self._write(f"{first}{_BEGIN}{lines}\x1b[J\x1b[H{_END}")
+        self._write(f"{first}{_BEGIN}{lines}\x1b[H{_END}")
 
     def leave(self) -> None:
         """Give the terminal back as it was before the first frame."""

@@ -17,8 +17,8 @@ TURN = 2.5
 _NARROWEST, _WIDEST = 36, 92
 """Columns of one text among several, at least; of any text, at most."""
 _BETWEEN = (" │ ", theme.QUIET)
-_ROOMY = 60
-"""Columns from which there is a margin."""
+_ROOMY, _CRAMPED = 60, 30
+"""Columns from which there is a margin, and below which words are saved."""
 _TALL, _SHORT = 14, 8
 """Rows from which there is air above and below; rows below which nothing but need is shown."""
 
@@ -56,7 +56,7 @@ class Stage:
         self._pieces, self._color_by = pieces, color_by
 
     def rows(self, frames: Sequence[Frame], report: Report, size: Size) -> list[Line]:
-        """One line per row of the screen, from the top; fewer where the rest is empty."""
+        """One line for each row of the screen, from the top."""
         margin = 2 if size.columns >= _ROOMY else 0
         width = max(1, size.columns - 2 * margin)
         below = _Below(frames, report, size, width)
@@ -130,7 +130,7 @@ class _Grid:
         tall, window = max(zip(pages, windows, strict=True), key=lambda pair: len(pair[0].lines))
         if window.count >= len(tall.lines):
             return ""
-        return f"lines {window.top + 1}-{window.top + window.count} of {len(tall.lines)}"
+        return f"lines {window.top + 1}-{window.top + window.count}/{len(tall.lines)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,9 @@ class _Below:
         self._report = report
         self._barred = size.rows >= 4
         self._air = size.rows >= _TALL
-        self._word_rows = 0 if size.rows < 2 else 2 if size.rows >= _SHORT and width < 76 else 1
+        self._word_rows = 0 if size.rows < 2 else 1
+        if size.rows >= _SHORT and (width < 76 or report.note):
+            self._word_rows = 2
 
     @property
     def height(self) -> int:
@@ -195,7 +197,8 @@ class _Below:
         frame, report = self._frame, self._report
         made, speed = frame.step + 1, report.decided / max(report.seconds, 1e-9)
         yield _phase(frame)
-        yield _words(f"step {made} of {frame.steps}")
+        narrow = self._width < _CRAMPED
+        yield _words(f"{made}/{frame.steps}" if narrow else f"step {made} of {frame.steps}")
         yield _words(f"{self._masks} mask{'' if self._masks == 1 else 's'} left")
         yield _words(f"{speed:.0f} tokens/s" if report.decided else "")
         yield _words(f"NFE {made}")
