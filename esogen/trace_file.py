@@ -8,7 +8,6 @@ them, and one text is in memory at a time.
 """
 
 import json
-import os
 import stat
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -311,11 +310,9 @@ def _check_steps(fields: _Fields, tokens: Sequence[int], steps: Sequence[int]) -
 
 def _open(path: Path) -> BinaryIO:
     """Open a file that can be read more than once."""
-    file = path.open("rb")
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
-    raise TraceError(f"{path} is no file but a device or a pipe; save the trace to a file first")
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for who writes
+        raise TraceError(f"{path} is no file but a folder, a device or a pipe; name a trace")
+    return path.open("rb")
 
 
 def _parse(line: bytes, where: str) -> Mapping[str, object]:

@@ -148,7 +148,7 @@ class Player:
 
     def _help(self, columns: int) -> Line:
         """As many of the keys as fit, the most needed first, in their usual order."""
-        margin, gap = 2, "   "
+        margin, gap = (2 if columns >= 60 else 0), "   "
         kept: set[int] = set()
         for number in _HELP_ORDER:
             if "text" not in _HELP[number] or self._texts > 1:

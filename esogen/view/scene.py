@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
-from rich.cells import split_graphemes
-
+from esogen.view.flow import cells, characters
 from esogen.view.pieces import GIVEN, Piece
 from esogen.visible import visible
 
@@ -139,8 +138,15 @@ def _clusters(pieces: Sequence[Piece]) -> Iterator[_Cluster]:
         elif part[0] == "\t":
             yield from [_Cluster(" ", 1, owners[part.start()])] * TAB
         else:
-            for start, end, width in split_graphemes(part[0])[0]:
-                yield _Cluster(part[0][start:end], width, owners[part.start() + start])
+            start = part.start()
+            for character in characters(part[0]):
+                yield _Cluster(character, _width(character), owners[start])
+                start += len(character)
+
+
+def _width(character: str) -> int:
+    """Cells of what a reader takes for one character, whatever it is joined from."""
+    return min(cells(character), 2)
 
 
 def _lines(clusters: Iterator[_Cluster], columns: int) -> Iterator[list[_Cluster]]:
