@@ -177,13 +177,13 @@ def test_more_positions_than_any_model_has_are_told(trace: Path) -> None:
 
 def test_many_texts_are_one_in_memory_at_a_time(tmp_path: Path, tiny_folder: Path) -> None:
     path = tmp_path / "run.jsonl"
-    texts = [text_of([5] * 500, range(500), index=number) for number in range(400)]
+    texts = [text_of([5] * 300, range(300), index=number) for number in range(60)]
     path.write_bytes(written(header_for(tiny_folder, 300), texts))
     del texts
     tracemalloc.start()
     try:
-        assert sum(1 for _ in TraceFile(path)) == 400
-        assert tracemalloc.get_traced_memory()[1] < MEGABYTE
+        assert sum(1 for _ in TraceFile(path)) == 60
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size / 2
     finally:
         tracemalloc.stop()
 
