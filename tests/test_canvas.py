@@ -300,8 +300,8 @@ def test_a_tall_text_turns_its_pages_and_follows_the_pen(tiny_tokenizer: Tokeniz
         moment = frame(tokens, step=step)
         return texts(stage.rows([moment], Report(seconds, 9), Size(80, 12)))[-1]
 
-    assert "lines 1-9/40" in told(0, 1.0, ids)
-    assert "lines 10-18/40" in told(0, 3.0, ids)
+    assert "lines 1-10/40" in told(0, 1.0, ids)
+    assert "lines 11-20/40" in told(0, 3.0, ids)
     written = [*words * 30, UNDECIDED, *words * 9]
     top, last = map(int, told(6, 1.0, written).split("lines ")[1].split("/")[0].split("-"))
     assert top <= 31 <= last

@@ -27,7 +27,7 @@ from esogen.view.theme import ColorBy, Theme
 
 RATE = 12.0
 """Frames a second, at most."""
-SHARE = 0.025
+SHARE = 0.02
 """Of the CPU time of a run, what the view may use before it draws less often."""
 FRESH = 0.2
 """Seconds for which a token counts as just decided, at least: long enough to be seen."""
@@ -86,13 +86,13 @@ class Pace:
     def __init__(self) -> None:
         self._began = time.process_time()
         self._next = 0.0
-        self._used = 0.0
+        self._used = self._latest = 0.0
 
     def due(self) -> bool:
         """Whether to draw now."""
         if time.monotonic() < self._next:
             return False
-        return self._used <= SHARE * (time.process_time() - self._began)
+        return self._used + self._latest <= SHARE * (time.process_time() - self._began)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -100,7 +100,8 @@ class Pace:
         self._next = time.monotonic() + 1 / RATE
         began = time.thread_time()
         yield
-        self._used += time.thread_time() - began
+        self._latest = time.thread_time() - began
+        self._used += self._latest
 
 
 class LiveView:
