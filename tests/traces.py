@@ -60,3 +60,24 @@ def changed(data: bytes, number: int, **fields: object) -> bytes:
     value = {name: field for name, field in value.items() if field is not None}
     lines[number - 1] = json.dumps(value).encode()
     return b"\n".join(lines) + b"\n"
+
+
+def run_over(ids: Sequence[int], *, given: int = 1, diffusion_steps: int = 3) -> RecordedText:
+    """A run that decides some of these tokens in a diffusion phase, and the rest left to right.
+
+    Every third token behind the `given` ones is decided early, in steps that go round.
+    """
+    early = [position for position in range(given, len(ids)) if position % 3 == 0]
+    steps = [-1] * len(ids)
+    for number, position in enumerate(early):
+        steps[position] = number % diffusion_steps
+    diffusion_steps = min(diffusion_steps, len(early))
+    late = (position for position in range(given, len(ids)) if position % 3)
+    for step, position in enumerate(late, diffusion_steps):
+        steps[position] = step
+    certainty = [0.1, 0.5, 0.9]
+    log_probs = tuple(
+        log(certainty[position % 3 - 1]) if step >= 0 else 0.0
+        for position, step in enumerate(steps)
+    )
+    return RecordedText(0, 0.5, diffusion_steps, tuple(ids), tuple(steps), log_probs)

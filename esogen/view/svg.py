@@ -170,7 +170,8 @@ class _Picture:
         yield f".m,.m rect,.t,.r,.b,.o,.n{{animation:{line.end:.2f}s linear infinite}}"
         yield ".r,.o,.n{animation-timing-function:step-end}.b{transform-box:fill-box}"
         fade = f"{self._at(line.end - _RESET)}%"
-        for tick, call in enumerate(self._ticks):
+        for tick in sorted({self._tick(run) for run in self._scene.runs} - {GIVEN}):
+            call = self._ticks[tick]
             start = line.starts[call]
             go, gone = self._at(start), self._at(start + _FADE)
             cool = self._at(min(start + _GLOW, line.end - _RESET))
