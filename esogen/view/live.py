@@ -123,13 +123,17 @@ class LiveView:
 
     def draw(self) -> None:
         """Read back what is new, and show all."""
-        self._canvas.catch_up()
         size = self._screen.size()
         self._screen.draw(map(self._painter.text, self._rows(size)))
 
+    def frames(self) -> list[Frame]:
+        """Read back what is new; every text as it stands now."""
+        self._canvas.catch_up()
+        return self._canvas.frames(self._fresh(time.monotonic() - self._began))
+
     def _rows(self, size: Size) -> Sequence[Line]:
+        frames = self.frames()
         seconds = time.monotonic() - self._began
-        frames = self._canvas.frames(self._fresh(seconds))
         decided = sum(int((frame.steps_L >= 0).sum()) for frame in frames)
         return self._stage.rows(frames, Report(seconds, decided, *self._names()), size)
 
