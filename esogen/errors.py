@@ -16,6 +16,10 @@ class CheckpointError(EsogenError):
     """A model folder, or a file in it, that cannot be read as a network of this family."""
 
 
+class TraceError(EsogenError):
+    """A trace file that cannot be read, or that does not go with the model at hand."""
+
+
 class NumericalError(EsogenError):
     """The network produced numbers that no token can be drawn from."""
 

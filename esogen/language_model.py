@@ -254,7 +254,7 @@ class Batch:
             self.plan,
             self.start(),
             self.settings.draw,
-            end_of_text=self._end_of_text,
+            end_of_text=self.end_of_text,
         ):
             self._recorder.record(step)
             yield step
@@ -262,7 +262,7 @@ class Batch:
 
     def samples(self) -> Iterator[Sample]:
         """Finished texts, in order; raises `NumericalError` when the network gave no numbers."""
-        trace = self._recorder.finish(end_of_text=self._end_of_text)
+        trace = self.trace()
         if not np.isfinite(trace.log_probs_BL).all():
             raise NumericalError(
                 f"{self._model.checkpoint.name} gave logits that are not finite numbers;"
@@ -270,6 +270,10 @@ class Batch:
             )
         for row, index in enumerate(self.indices):
             yield self._sample(trace, row, index)
+
+    def trace(self) -> Trace:
+        """What the steps so far decided, over the whole length of every row."""
+        return self._recorder.finish(end_of_text=self.end_of_text)
 
     def verify(self) -> Agreement:
         """This batch again, cached against uncached, shown the same tokens."""
@@ -309,15 +313,21 @@ class Batch:
         return CachedCalls(network, cache)
 
     @property
-    def _end_of_text(self) -> int | None:
+    def given_L(self) -> NDArray[np.int64]:
+        """Id of the given token at each position `[L]`; what stands elsewhere means nothing."""
+        return self._given_L
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The token behind which nothing is text; None if everything is."""
         return None if self.settings.raw else self._model.checkpoint.tokenizer.end_of_text
 
     def _sample(self, trace: Trace, row: int, index: int) -> Sample:
         tokens = trace.tokens_BL[row]
-        end = len(tokens) if self._end_of_text is None else first_end(tokens, self._end_of_text)
+        end = len(tokens) if self.end_of_text is None else first_end(tokens, self.end_of_text)
         ids = tokens[:end].tolist()
         log_probs = trace.log_probs_BL[row, :end]
-        text_ids = [token for token in ids if token != self._end_of_text]
+        text_ids = [token for token in ids if token != self.end_of_text]
         return Sample(
             index=index,
             seed=self.settings.seed,

@@ -6,13 +6,14 @@ Shapes: B rows of the batch, L positions.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from esogen.generate.denoise import Step
-from esogen.generate.plan import Plan
+if TYPE_CHECKING:
+    from esogen.generate.denoise import Step
+    from esogen.generate.plan import Plan
 
 UNDECIDED = -1
 """Token of a position behind the end of a text that its run never decided."""
@@ -39,11 +40,11 @@ class Trace:
 class Recorder:
     """Collects the steps of one batch without reading anything back from the device."""
 
-    def __init__(self, plan: Plan, given_L: NDArray[np.int64]) -> None:
+    def __init__(self, plan: "Plan", given_L: NDArray[np.int64]) -> None:
         self._plan, self._given_L = plan, given_L
         self._steps: list[Step] = []
 
-    def record(self, step: Step) -> None:
+    def record(self, step: "Step") -> None:
         """Remember what one step decided."""
         self._steps.append(step)
 
@@ -73,6 +74,8 @@ class Recorder:
         )
 
     def _flat(self) -> tuple[NDArray[np.int64], ...]:
+        import torch  # here, so that a replay, which has no steps, is quick
+
         rows = [np.repeat(step.rows, step.tokens_BK.shape[1]) for step in self._steps]
         columns = (
             torch.cat([getattr(step, name).flatten() for step in self._steps]).cpu().numpy()

@@ -26,17 +26,20 @@ from esogen.checkpoint import resolve
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.cli import main, options, sample
 from esogen.cli.app import COMMANDS
-from esogen.cli.progress import drive
+from esogen.cli.progress import Audience, drive
 from esogen.cli.prompt import read_prompt
 from esogen.cli.summary import command_again
-from esogen.cli.terminal import Console, one_line, visible
+from esogen.cli.terminal import Console
 from esogen.errors import UsageError
 from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.verify import Agreement
 from esogen.language_model import Batch, SampleSettings
+from esogen.view.canvas import Decode
+from esogen.visible import one_line, visible
 
 ESCAPE = "\x1b"
+ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"
 FEW = ("--length", "12", "--steps", "4", "--seed", "1")
 """Settings that make a short run, always the same."""
 
@@ -58,7 +61,7 @@ Esogen = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NO_COLOR", "FORCE_COLOR", "ESOGEN_DEBUG"):
+    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "ESOGEN_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("ESOGEN_MODEL", str(tiny_folder))
@@ -201,11 +204,11 @@ def test_jsonl_is_written_as_soon_as_a_batch_is_finished(
 ) -> None:
     lines = []
 
-    def watched(batch: Batch, console: Console, n: int) -> None:
+    def watched(batch: Batch, decode: Decode, who: Audience, n: int) -> None:
         buffer = sys.stdout.buffer
         assert isinstance(buffer, io.BytesIO)
         lines.append(buffer.getvalue().count(b"\n"))
-        drive(batch, console, n)
+        drive(batch, decode, who, n)
 
     monkeypatch.setattr(sample, "drive", watched)
     esogen("sample", *FEW, "-n", "5", "--batch-size", "2", "--format", "jsonl")
@@ -329,6 +332,8 @@ WRONG_VALUES = [
     (("--num-samples", "0"), "--num-samples is 0", "--num-samples 1?"),
     (("--batch-size", "0"), "--batch-size is 0", "--batch-size 1?"),
     (("--format", "JSON"), "--format is 'JSON'; it must be one of text, json", "--format json?"),
+    (("--theme", "Dark"), "--theme is 'Dark'", "default, colorblind, monochrome"),
+    (("--color-by", "steps"), "--color-by is 'steps'", "did you mean --color-by step?"),
     (("--device", "gpu"), "--device is 'gpu'", "did you mean cuda?"),
     (("--dtype", "float32"), "--dtype is 'float32'", "did you mean fp32?"),
     (("--attention", "sdp"), "--attention is 'sdp'", "did you mean sdpa?"),
@@ -399,7 +404,7 @@ def test_what_a_full_disk_did_not_take_leaves_the_old_file_alone(
     target = tmp_path / "out"
     target.write_text("old")
 
-    def full(batch: Batch, console: Console, n: int) -> None:
+    def full(batch: Batch, decode: Decode, who: Audience, n: int) -> None:
         raise OSError(28, "No space left on device", str(target))
 
     monkeypatch.setattr(sample, "drive", full)
@@ -460,13 +465,15 @@ def test_a_defect_is_one_line_too_and_debug_shows_where(
 # Interrupts
 
 
-def stop_at(batches: int, signal_: signal.Signals) -> Callable[[Batch, Console, int], None]:
+def stop_at(
+    batches: int, signal_: signal.Signals
+) -> Callable[[Batch, Decode, Audience, int], None]:
     """A `drive` that is interrupted in batch number `batches`."""
 
-    def stopped(batch: Batch, console: Console, n: int) -> None:
+    def stopped(batch: Batch, decode: Decode, who: Audience, n: int) -> None:
         if batch.indices.start // len(batch.indices) == batches:
             signal.raise_signal(signal_)
-        drive(batch, console, n)
+        drive(batch, decode, who, n)
 
     return stopped
 
@@ -518,7 +525,7 @@ def test_an_interrupt_anywhere_else_is_one_line(
 
 
 def test_a_terminal_sees_progress_then_the_text_then_what_it_cost(on_terminal: Esogen) -> None:
-    screen = on_terminal("sample", "Once", *FEW).screen
+    screen = on_terminal("sample", "Once", *FEW, "--no-live").screen
     stages = ["starting", "loading", " phase · step 1 of ", "Once", "tokens/s · seed 1 · esogen"]
     found = [screen.index(stage) for stage in stages]
     assert found == sorted(found)
@@ -567,6 +574,8 @@ def test_a_terminal_gets_no_control_character_of_a_text(on_terminal: Esogen, for
         ((), {"NO_COLOR": "1"}, {"\x1b[2K"}),
         ((), {"TERM": "dumb"}, set()),
         ((), {"TERM": "dumb", "FORCE_COLOR": "1"}, {"\x1b[2m", "\x1b[0m"}),
+        ((), {"TERM": ""}, set()),
+        ((), {"CI": "true"}, set()),
         (("--quiet",), {}, set()),
     ],
 )
@@ -579,8 +588,104 @@ def test_colours_and_the_status_line_can_be_refused(
 ) -> None:
     for name, value in environment_.items():
         monkeypatch.setenv(name, value)
-    screen = on_terminal("sample", *FEW, *flags).screen
+    screen = on_terminal("sample", *FEW, "--no-live", *flags).screen
     assert {*re.findall(r"\x1b\[?[0-9;]*.", screen)} == codes
+
+
+def test_a_terminal_shows_the_text_while_it_is_made_by_itself(on_terminal: Esogen) -> None:
+    screen = on_terminal("sample", "Once", *FEW).screen
+    stages = ["starting", "loading", ENTER, "diffusion", "step 0 of", LEAVE, "Once", "tokens/s"]
+    found = [screen.index(stages[0])]
+    for stage in stages[1:]:
+        found.append(screen.index(stage, found[-1]))
+    assert not {*"░▓"} & {*screen[screen.index(LEAVE) :]}
+
+
+def test_texts_are_written_between_the_views_of_two_batches(on_terminal: Esogen) -> None:
+    screen = on_terminal("sample", "Once", *FEW, "-n", "2", "--batch-size", "1").screen
+    normal = re.sub(f"{re.escape(ENTER)}.*?{re.escape(LEAVE)}", "", screen, flags=re.DOTALL)
+    assert screen.count(ENTER) == screen.count(LEAVE) == 2
+    assert normal.count("\nOnce") + normal.count("\x1b[2KOnce") == 2
+    assert "\n---\nOnce" in normal.replace("\r\x1b[2K", "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment_"),
+    [
+        (("--no-live",), {}),
+        (("--quiet",), {}),
+        ((), {"TERM": "dumb"}),
+        ((), {"TERM": "dumb", "FORCE_COLOR": "1"}),
+        ((), {"CI": "1"}),
+    ],
+)
+def test_nothing_is_drawn_where_nobody_could_see_it(
+    on_terminal: Esogen,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+    environment_: Mapping[str, str],
+) -> None:
+    for name, value in environment_.items():
+        monkeypatch.setenv(name, value)
+    assert "\x1b[?" not in on_terminal("sample", *FEW, *flags).screen
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment_", "colored"),
+    [
+        ((), {}, True),
+        ((), {"FORCE_COLOR": "1"}, True),
+        ((), {"NO_COLOR": "1"}, False),
+        ((), {"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+        (("--no-color",), {}, False),
+        (("--theme", "monochrome"), {}, False),
+        (("--theme", "colorblind", "--color-by", "step"), {}, True),
+    ],
+)
+def test_the_view_has_the_colours_that_were_asked_for(
+    on_terminal: Esogen,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+    environment_: Mapping[str, str],
+    colored: bool,
+) -> None:
+    for name, value in environment_.items():
+        monkeypatch.setenv(name, value)
+    screen = on_terminal("sample", "Once", *FEW, *flags).screen
+    assert ENTER in screen
+    assert bool(re.search(r"\x1b\[[0-9;]*38;5", screen)) == colored
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment_", "complaint"),
+    [
+        (("--quiet",), {}, "--live and --quiet exclude each other; give one of them"),
+        ((), {"TERM": "dumb"}, "--live needs a terminal that understands escape codes"),
+        ((), {"CI": "true"}, "--live needs a terminal that understands escape codes"),
+    ],
+)
+def test_a_view_that_was_asked_for_and_cannot_be_is_told(
+    esogen: Esogen,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+    environment_: Mapping[str, str],
+    complaint: str,
+) -> None:
+    for name, value in environment_.items():
+        monkeypatch.setenv(name, value)
+    assert complaint in problem(esogen("sample", *FEW, "--live", *flags), code=2)
+
+
+def test_a_view_that_was_asked_for_without_a_terminal_is_told() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "esogen", "sample", "--live", *FEW],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        start_new_session=True,  # and so without the terminal that runs the tests
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"esogen: --live needs a terminal, and there is none; leave it out\n"
 
 
 def test_quiet_shows_nothing_but_the_text(on_terminal: Esogen) -> None:

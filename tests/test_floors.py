@@ -24,6 +24,7 @@ FLOORS = {
     "peers": 4,
     "ranking": 4,
     "trace": 4,
+    "trace_file": 4,
     "training": 4,
     "generate": 3,
     "likelihood": 3,
@@ -31,6 +32,7 @@ FLOORS = {
     "model": 1,
     "atomic": 0,
     "errors": 0,
+    "visible": 0,
 }
 
 # Who may import what comes from outside; a package that is not named here is open to all.

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from esogen.cli.terminal import Console, one_line
+from esogen.cli.terminal import Console
 from esogen.errors import EsogenError, Interrupted, UsageError
+from esogen.visible import one_line
 
 _COMPLETION = "_ESOGEN_COMPLETE"
 _DONE, _PROBLEM, _WRONG_USAGE, _INTERRUPTED = 0, 1, 2, 130

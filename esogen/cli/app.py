@@ -9,6 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 
 COMMANDS: Mapping[str, str] = {
     "sample": "Write texts that begin with PROMPT, or from nothing.",
+    "replay": "Play a recorded run again, or turn it into a file to show.",
     "train": "Train an Eso-LM on text files, or train one further.",
     "models": "List the models, or show one.",
 }
@@ -30,6 +31,7 @@ class _LateCommands(TyperGroup):
 
 
 def whole_command(name: str) -> Any:
+    """The command or group of this name, with everything it takes."""
     command = getattr(import_module(f"esogen.cli.{name}"), name)
     if isinstance(command, typer.Typer):
         return typer.main.get_command(command)

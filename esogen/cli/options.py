@@ -16,6 +16,7 @@ import typer
 
 from esogen.checkpoint import config_file, resolve
 from esogen.errors import UsageError
+from esogen.view import theme
 
 FormatWord = Literal["text", "json", "jsonl"]
 
@@ -24,6 +25,7 @@ LARGEST = 2**63 - 1
 
 _WHAT, _HOW = "What is written", "How it is drawn"
 _WHERE, _WITH = "Where it goes", "What it runs on"
+_SEEN = "How it is shown"
 _CARD = "the model's own"
 _FIELDS = re.compile(
     r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype|attention) is "
@@ -325,6 +327,16 @@ Output = Annotated[
         rich_help_panel=_WHERE,
     ),
 ]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="FILE",
+        show_default="none",
+        help="Record the run in FILE, for esogen replay.",
+        rich_help_panel=_WHERE,
+    ),
+]
 Separator = Annotated[
     str | None,
     typer.Option(
@@ -344,15 +356,46 @@ Null = Annotated[
         rich_help_panel=_WHERE,
     ),
 ]
+Live = Annotated[
+    bool | None,
+    typer.Option(
+        "--live/--no-live",
+        show_default="on a terminal",
+        help="Watch the masks become text.",
+        rich_help_panel=_SEEN,
+    ),
+]
+Theme = Annotated[
+    theme.ThemeWord,
+    typer.Option(
+        "--theme",
+        parser=word("--theme", [*theme.THEMES]),
+        metavar="|".join(theme.THEMES),
+        autocompletion=completing([*theme.THEMES]),
+        help="The colours of the live view.",
+        rich_help_panel=_SEEN,
+    ),
+]
+ColorBy = Annotated[
+    theme.ColorBy,
+    typer.Option(
+        "--color-by",
+        parser=word("--color-by", theme.COLOR_BY),
+        metavar="|".join(theme.COLOR_BY),
+        autocompletion=completing(theme.COLOR_BY),
+        help="How sure a token is, when it came, or with which others.",
+        rich_help_panel=_SEEN,
+    ),
+]
 Quiet = Annotated[
     bool,
     typer.Option(
         "--quiet",
         help="Write nothing to the terminal but the texts and what goes wrong.",
-        rich_help_panel=_WHERE,
+        rich_help_panel=_SEEN,
     ),
 ]
 NoColor = Annotated[
     bool,
-    typer.Option("--no-color", help="Write in one colour.", rich_help_panel=_WHERE),
+    typer.Option("--no-color", help="Write in one colour.", rich_help_panel=_SEEN),
 ]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import typer
 
 from esogen.atomic import replacing
-from esogen.cli.terminal import visible
 from esogen.errors import EsogenError, UsageError
+from esogen.visible import visible
 
 if TYPE_CHECKING:
     from esogen.language_model import Sample
@@ -35,8 +35,11 @@ class Output:
 
     def write(self, text: str) -> None:
         """Hand `text` over at once, as UTF-8; a terminal gets it `visible`, all else as it is."""
-        shown = visible(text) if self.file.isatty() else text
-        rest = memoryview(shown.encode())
+        self.write_painted(visible(text) if self.file.isatty() else text)
+
+    def write_painted(self, text: str) -> None:
+        """Hand over, as it is, what is `visible` already, and may hold colours of our own."""
+        rest = memoryview(text.encode())
         with _naming(self.name):
             while rest:
                 rest = rest[self.file.write(rest) :]

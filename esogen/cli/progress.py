@@ -1,23 +1,98 @@
-"""Where a batch stands, on the status line, while it is sampled."""
+"""What a terminal shows of a batch while it is sampled: the text itself, or a status line."""
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esogen.cli.terminal import Console
+from esogen.cli.terminal import Console, takes_escape_codes
+from esogen.errors import UsageError
+from esogen.view.theme import ColorBy, Theme
 
 if TYPE_CHECKING:
     from esogen.language_model import Batch
+    from esogen.view.canvas import Decode
 
 INTERVAL = 1 / 12
-"""Seconds between two updates, at least."""
+"""Seconds between two updates of the status line, at least."""
+
+_TERMINAL = "/dev/tty"
 
 
-def drive(batch: "Batch", console: Console, n: int) -> None:
-    """Run `batch`, of a run of `n` texts, to its end; on the status line tell how far it is."""
-    if not console.steerable:
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who looks on: `drawn_on` is the file descriptor of a terminal for the live view, or None."""
+
+    console: Console
+    drawn_on: int | None
+    theme: Theme
+    color_by: ColorBy
+
+
+@contextmanager
+def audience(
+    console: Console, *, live: bool | None, theme: Theme, color_by: ColorBy
+) -> Iterator[Audience]:
+    """Whoever looks at the terminal of this process, by its streams and by `--live`.
+
+    Raises `UsageError` when a live view is asked for where none can be drawn.
+    """
+    if live is False or (live is None and not console.steerable):
+        yield Audience(console, None, theme, color_by)
+    elif console.steerable and console.stream is not None:
+        yield Audience(console, console.stream.fileno(), theme, color_by)
+    else:
+        terminal = _open_terminal(console)
+        try:
+            yield Audience(console, terminal, theme, color_by)
+        finally:
+            os.close(terminal)
+
+
+def _open_terminal(console: Console) -> int:
+    """The terminal of this process, though stderr goes elsewhere."""
+    if console.quiet:
+        raise UsageError("--live and --quiet exclude each other; give one of them")
+    if not takes_escape_codes():
+        raise UsageError(
+            "--live needs a terminal that understands escape codes, and TERM or CI says that this"
+            " is none; leave it out"
+        )
+    try:
+        return os.open(_TERMINAL, os.O_RDWR | os.O_NOCTTY)
+    except OSError:
+        raise UsageError("--live needs a terminal, and there is none; leave it out") from None
+
+
+def drive(batch: "Batch", decode: "Decode", who: Audience, n: int) -> None:
+    """Run `batch`, of a run of `n` texts, to its end; show `who` looks on how far it is."""
+    if who.drawn_on is not None:
+        _watch(batch, decode, who, who.drawn_on, n)
+    elif who.console.steerable:
+        _count(batch, who.console, n)
+    else:
         for _ in batch.steps():
             pass
-        return
+
+
+def _watch(
+    batch: "Batch",
+    decode: "Decode",
+    who: Audience,
+    terminal: int,
+    n: int,
+) -> None:
+    from esogen.view.live import Look, watch
+    from esogen.view.screen import Screen
+
+    who.console.clear()
+    look = Look(who.theme, who.color_by)
+    watch(batch, decode, Screen(terminal), look, texts=n)
+
+
+def _count(batch: "Batch", console: Console, n: int) -> None:
     due = 0.0
     for step in batch.steps():
         if time.monotonic() >= due:

@@ -11,11 +11,13 @@ import typer
 from esogen.checkpoint.resolve import DEFAULT_MODEL, resolve
 from esogen.cli import options
 from esogen.cli.output import Layout, Writer, opened
-from esogen.cli.progress import drive
+from esogen.cli.progress import Audience, audience, drive
 from esogen.cli.prompt import read_prompt
+from esogen.cli.recording import Recording, recording
 from esogen.cli.summary import Tally, command_again
-from esogen.cli.terminal import Console
+from esogen.cli.terminal import Console, colors_refused
 from esogen.errors import EsogenError, Interrupted
+from esogen.view.theme import THEMES, UNPAINTED
 
 if TYPE_CHECKING:
     from esogen.language_model import Batch, LanguageModel, SampleSettings
@@ -48,9 +50,13 @@ def sample(
     top_p: options.TopP = 0.9,
     top_k: options.TopK = None,
     output: options.Output = None,
+    trace: options.Trace = None,
     format: options.Format = "text",  # noqa: A002 - the word of the flag
     separator: options.Separator = None,
     null: options.Null = False,
+    live: options.Live = None,
+    theme: options.Theme = "default",
+    color_by: options.ColorBy = "certainty",
     quiet: options.Quiet = False,
     no_color: options.NoColor = False,
     model: options.Model = DEFAULT_MODEL,
@@ -85,7 +91,9 @@ def sample(
     job = Job(
         read_prompt(prompt or [], console), n, batch_size, model, device, dtype, attention, settings
     )
-    run, made = _carry_out(job, layout, output, console)
+    looks = UNPAINTED if colors_refused(no_color=no_color) else THEMES[theme]
+    with audience(console, live=live, theme=looks, color_by=color_by) as who:
+        run, made = _carry_out(job, layout, output, trace, who)
     if console.shown:
         console.say(f"{made.tally} · seed {run.settings.seed} · {run.again()}")
     elif seed is None and format == "text":
@@ -163,12 +171,15 @@ class Made:
     interrupted: bool = False
 
 
-def _carry_out(job: Job, layout: Layout, output: Path | None, console: Console) -> tuple[Run, Made]:
-    """Sample and write; the output is opened first, so that a bad place is told at once."""
-    with opened(output) as out:
-        run = _load(job, console)
+def _carry_out(
+    job: Job, layout: Layout, output: Path | None, trace: Path | None, who: Audience
+) -> tuple[Run, Made]:
+    """Sample and write; the outputs are opened first, so that a bad place is told at once."""
+    with opened(output) as out, recording(trace, beside=output) as traced:
+        run = _load(job, who.console)
+        traced.begin(run)
         with _memory_named(job):
-            made = _make(run, layout.writer(out, run.fields), console)
+            made = _make(run, layout.writer(out, run.fields), traced, who)
         if made.interrupted and not made.tally.texts:
             raise Interrupted("interrupted before a text was finished; nothing was kept")
     if made.interrupted:
@@ -202,20 +213,22 @@ def _memory_named(job: Job) -> Iterator[None]:
         ) from error
 
 
-def _make(run: Run, writer: Writer, console: Console) -> Made:
+def _make(run: Run, writer: Writer, traced: Recording, who: Audience) -> Made:
     """Sample batch by batch, each written as soon as it is finished; Ctrl-C keeps those."""
     made, job = Made(), run.job
     try:
         for batch in run.lm.batches(job.prompt, run.settings, n=job.n, batch_size=job.batch_size):
-            drive(batch, console, job.n)
+            drive(batch, run.lm.checkpoint.tokenizer.decode, who, job.n)
             made.tally.seconds += batch.seconds
-            for text in batch.samples():
+            texts = list(batch.samples())
+            traced.write(batch)
+            for text in texts:
                 writer.write(text)
                 made.tally.count(text)
             made.first = made.first or batch
     except KeyboardInterrupt:
         made.interrupted = True
-        console.clear()
+        who.console.clear()
     writer.finish()
     return made
 

@@ -1,39 +1,14 @@
-"""What a terminal may be shown: text without control characters, one status line, dim words."""
+"""What stderr may be shown: one status line, lines that stay, dim words."""
 
 import os
-import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
-_REPLACEMENT = "\ufffd"
-_KEPT = "\n\t"
-_BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-_VISIBLE: Mapping[int, str] = {
-    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in _KEPT},
-    0x7F: "\u2421",
-    **dict.fromkeys(range(0x80, 0xA0), _REPLACEMENT),
-    **dict.fromkeys(map(ord, _BIDI), _REPLACEMENT),
-    **dict.fromkeys(range(0xD800, 0xE000), _REPLACEMENT),
-}
-_BREAKS = re.compile(r"[\n\t]+")
+from esogen.visible import one_line
+
 _START_OVER = "\r\x1b[2K"
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
-
-
-def visible(text: str) -> str:
-    """`text` with every character that could steer a terminal replaced by a symbol for it.
-
-    Newlines and tabs stay. ASCII controls become their pictures (ESC is ␛); 8-bit controls,
-    marks that change the direction of writing and lone surrogates become U+FFFD.
-    """
-    return text.translate(_VISIBLE)
-
-
-def one_line(text: str) -> str:
-    """`text` made `visible`, on a single line."""
-    return visible(_BREAKS.sub(" ", text))
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -42,6 +17,18 @@ def is_terminal(stream: TextIO | None) -> bool:
         return stream is not None and stream.isatty()
     except ValueError:
         return False
+
+
+def takes_escape_codes() -> bool:
+    """Whether a terminal of this process understands them; what CI shows for one does not."""
+    usual = "dumb" if os.name == "posix" else "windows"
+    automatic = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    return os.environ.get("TERM", usual) not in ("", "dumb", "unknown") and not automatic
+
+
+def colors_refused(*, no_color: bool) -> bool:
+    """Whether `--no-color` or the environment asks for one colour."""
+    return no_color or bool(os.environ.get("NO_COLOR"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +50,9 @@ class Console:
         """The console of this process, by its streams, environment and these two flags."""
         shown = is_terminal(sys.stderr) and not quiet
         forced = bool(os.environ.get("FORCE_COLOR"))
-        smart = os.environ.get("TERM") != "dumb"
-        refused = no_color or bool(os.environ.get("NO_COLOR"))
-        return cls(
-            sys.stderr, quiet, shown, shown and smart, shown and (smart or forced) and not refused
-        )
+        smart = takes_escape_codes()
+        colored = shown and (smart or forced) and not colors_refused(no_color=no_color)
+        return cls(sys.stderr, quiet, shown, shown and smart, colored)
 
     def status(self, text: str) -> None:
         """Write `text` over the status line."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from esogen.cli.terminal import is_terminal, one_line
+from esogen.cli.terminal import is_terminal
+from esogen.visible import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,0 +1,144 @@
+"""`--trace`: a run that is sampled, into a trace file that appears whole or not at all."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+import typer
+
+from esogen.atomic import replacing
+from esogen.checkpoint.resolve import TOKENIZER
+from esogen.errors import EsogenError, UsageError
+
+if TYPE_CHECKING:
+    from esogen.cli.sample import Run
+    from esogen.language_model import Batch
+    from esogen.trace_file import Header, TraceWriter
+
+
+class Recording(Protocol):
+    """Takes down a run: once what it is, then each batch that is finished."""
+
+    def begin(self, run: "Run") -> None:
+        """Take down what holds for all texts."""
+        ...
+
+    def write(self, batch: "Batch") -> None:
+        """Take down the texts of a finished batch."""
+        ...
+
+
+@contextmanager
+def recording(path: Path | None, *, beside: Path | None) -> Iterator[Recording]:
+    """A recording into `path`, or one that keeps nothing when it is None.
+
+    The file appears when the block ends well. Raises `UsageError` for a place that the texts go to
+    (`beside` is where), `EsogenError` when it cannot be written.
+    """
+    if path is None:
+        yield _Nowhere()
+        return
+    if path == Path("-") or (beside and path.resolve() == beside.resolve()):
+        raise UsageError(f"--trace is {str(path)!r}, where the texts go; give it a file of its own")
+    from esogen.trace_file import TraceWriter
+
+    enough: typer.Exit | None = None
+    with _opened(path) as file:
+        writer = TraceWriter(file)
+        try:
+            yield _Recording(writer, path)
+        except typer.Exit as error:  # whoever reads stdout has enough; what is finished is kept
+            enough = error
+        with _naming(path):
+            writer.finish()
+            file.flush()
+    if enough:
+        raise enough
+
+
+class _Nowhere:
+    """Nobody asked for a trace."""
+
+    def begin(self, run: "Run") -> None:
+        """Nothing is kept."""
+
+    def write(self, batch: "Batch") -> None:
+        """Nothing is kept."""
+
+
+class _Recording:
+    def __init__(self, writer: "TraceWriter", path: Path) -> None:
+        self._writer, self._path = writer, path
+
+    def begin(self, run: "Run") -> None:
+        with _naming(self._path):
+            self._writer.begin(_header(run))
+
+    def write(self, batch: "Batch") -> None:
+        from esogen.trace_file import RecordedText
+
+        trace = batch.trace()
+        for row, index in enumerate(batch.indices):
+            text = RecordedText(
+                index=index,
+                seconds=batch.seconds,
+                diffusion_steps=min(batch.plan.diffusion_steps, int(trace.nfe_B[row])),
+                tokens=tuple(trace.tokens_BL[row].tolist()),
+                steps=tuple(trace.steps_BL[row].tolist()),
+                log_probs=tuple(trace.log_probs_BL[row].tolist()),
+            )
+            with _naming(self._path):
+                self._writer.write(text)
+
+
+def _header(run: "Run") -> "Header":
+    from esogen import __version__
+    from esogen.trace_file import Header, digest
+
+    fields = dict(run.fields())
+    checkpoint = run.lm.checkpoint
+    model, revision, dtype = (str(fields.pop(name)) for name in ("model", "revision", "dtype"))
+    return Header(
+        esogen=__version__,
+        command=run.again(),
+        model=model,
+        revision=revision,
+        tokenizer=digest(checkpoint.folder / TOKENIZER),
+        vocab_size=checkpoint.config.vocab_size,
+        dtype=dtype,
+        seed=run.settings.seed,
+        settings={**fields, "raw": run.settings.raw},
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    with ExitStack() as stack:
+        with _naming(path):
+            scratch = stack.enter_context(replacing(_file(path)))
+            file = stack.enter_context(scratch.open("wb"))
+        yield file
+
+
+def _file(path: Path) -> Path:
+    """Where a file can be renamed to; raises `OSError` for a folder, a device or a pipe."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is a device or a pipe")
+    return path.resolve()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "free some space, or " if error.errno == errno.ENOSPC else ""
+        raise EsogenError(
+            f"{path} cannot be written: {error.strerror or error};"
+            f" {hint}choose another place with --trace"
+        ) from error
