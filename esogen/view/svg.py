@@ -155,7 +155,8 @@ class _Picture:
         """Steps and masks left, one below the other; a window shows one of them."""
         x, width = self._width - PAD, self._width
         yield f'<clipPath id="v"><path d="M0 {y - 15:g}h{width:g}v20H0z"/></clipPath>'
-        yield '<g clip-path="url(#v)"><g class="r">'
+        last = -20 * len(self._ticks)  # an attribute too, for renderers that know little of CSS
+        yield f'<g clip-path="url(#v)"><g class="r" transform="translate(0 {last})">'
         calls = self._scene.calls
         for number, after in enumerate([0, *(min(t + self._stride, calls) for t in self._ticks)]):
             masks = self._scene.masks_left[after]
