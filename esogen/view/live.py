@@ -6,6 +6,7 @@ most `RATE` a second, and only while the view has used no more than `SHARE` of t
 Shapes: B rows of the batch, L positions, K tokens of a step.
 """
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def watch(batch: Watched, decode: Decode, screen: Screen, look: Look, *, texts: 
     The screen is given back when it ends, however it ends.
     """
     pace = Pace()
-    with screen:
+    with screen, _old_left_alone():
         view = LiveView(batch, decode, screen, look, texts)
         if screen.ready():
             with pace.counted():
@@ -78,6 +79,20 @@ def watch(batch: Watched, decode: Decode, screen: Screen, look: Look, *, texts: 
             if pace.due() and screen.ready():
                 with pace.counted():
                     view.draw()
+
+
+@contextmanager
+def _old_left_alone() -> Iterator[None]:
+    """Keep the garbage collector from what is there already.
+
+    Drawing makes many small objects, and so brings on a collection now and then; to go through all
+    that was imported takes longer than a hundred frames.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class Pace:

@@ -78,7 +78,6 @@ class _Picture:
             yield from (
                 f"text.c{i}{{fill:{color}}}" for i, color in enumerate(self._coloring.colors)
             )
-        yield f".r{{transform:translateY({-20 * len(self._ticks)}px)}}"
         if self._scene.calls:
             yield f"@media (prefers-reduced-motion:no-preference){{{''.join(self._motion())}}}"
 
@@ -155,7 +154,8 @@ class _Picture:
         """Steps and masks left, one below the other; a window shows one of them."""
         x, width = self._width - PAD, self._width
         yield f'<clipPath id="v"><path d="M0 {y - 15:g}h{width:g}v20H0z"/></clipPath>'
-        yield '<g clip-path="url(#v)"><g class="r">'
+        last = -20 * len(self._ticks)
+        yield f'<g clip-path="url(#v)"><g class="r" transform="translate(0 {last})">'
         calls = self._scene.calls
         for number, after in enumerate([0, *(min(t + self._stride, calls) for t in self._ticks)]):
             masks = self._scene.masks_left[after]
