@@ -34,6 +34,7 @@ UNUSED: Mapping[Family, Mapping[str, str]] = {
         "alpha_0": _NO_SHARE,
         "schedule": "decides left to right",
         "cond_dim": "has no adaLN",
+        "bos": "always begins from end-of-text",
         "block_size": _NO_BLOCKS,
     },
 }
