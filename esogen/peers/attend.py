@@ -32,7 +32,9 @@ class PatternAttend:
         self._places = stands + width
         first_B1 = torch.arange(len(cache.lengths_B), device=device)[:, None] * cache.capacity
         self._slots = (first_B1 + stands + torch.arange(width, device=device)).flatten()
-        self._mask = pad(seen, (stands, 0), value=True)
+        hidden = ~pad(seen, (stands, 0), value=True)
+        mask = torch.zeros(hidden.shape, dtype=cache.dtype, device=device)
+        self._mask = mask.masked_fill_(hidden, -torch.inf)  # added once a call, for all layers
 
     def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
