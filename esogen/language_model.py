@@ -165,9 +165,15 @@ class LanguageModel:
         seed = secrets.randbelow(2**32) if seed is None else seed
         if not 0 <= seed <= LARGEST_SEED:
             raise UsageError(f"seed is {seed}; it must be from 0 to {LARGEST_SEED}")
-        given = {"steps": steps, "alpha_0": alpha_0, "schedule": schedule}
+        given = {
+            "steps": steps,
+            "alpha_0": alpha_0,
+            "schedule": schedule,
+            "kv_cache": None if kv_cache else False,
+            "attention": None if self.kernel is attention else "xformers",
+        }
         try:
-            check_used(family, {**given, "kv_cache": None if kv_cache else False})
+            check_used(family, given)
             return SampleSettings(
                 length,
                 seed,

@@ -32,7 +32,7 @@ from esogen.generate.plan import Plan, Positions, ScheduleSettings
 from esogen.generate.verify import RowByRow, Side, compare
 from esogen.language_model import LanguageModel, load
 from esogen.model import patterns
-from esogen.model.attention import Dense
+from esogen.model.attention import Dense, attention
 from esogen.model.config import Family, ModelConfig
 from esogen.model.families import UNUSED, check_used
 from esogen.model.network import Network
@@ -343,9 +343,9 @@ STARTS: list[Text] = [(MASK,) * 4, (2, MASK, MASK, MASK), (2, 0, 1, MASK)]
 
 
 @pytest.mark.parametrize("start", [*STARTS, (MASK, 1, MASK, MASK)])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_mdlm_writes_by_the_law_of_its_ancestral_sampler(start: Text, seed: int) -> None:
-    network, rows = tiny("mdlm"), 3000
+    network, rows = tiny("mdlm"), 2000
     given = np.array([p for p, token in enumerate(start) if token != MASK], np.int64)
     rule = ScheduleSettings(3, 1.0)
     plan = plan_of(network, range(rows), rule=rule, given=given, length=SHORT, seed=seed)
@@ -354,7 +354,7 @@ def test_mdlm_writes_by_the_law_of_its_ancestral_sampler(start: Text, seed: int)
 
 @pytest.mark.parametrize("start", STARTS)
 def test_bd3lm_writes_by_the_law_of_first_hitting_steps(start: Text) -> None:
-    network, rows = tiny("bd3lm"), 4000
+    network, rows = tiny("bd3lm"), 2500
     given = np.flatnonzero(np.array(start) != MASK)
     plan = plan_of(network, range(rows), given=given, length=SHORT)
     assert_law(written(network, plan, start, 0, rows), bd3lm_law(start))
@@ -362,7 +362,7 @@ def test_bd3lm_writes_by_the_law_of_first_hitting_steps(start: Text) -> None:
 
 @pytest.mark.parametrize("start", STARTS)
 def test_a_left_to_right_model_writes_by_the_chain_rule(start: Text) -> None:
-    network, rows = tiny("ar"), 4000
+    network, rows = tiny("ar"), 2500
     given = np.flatnonzero(np.array(start) != MASK)
     plan = plan_of(network, range(rows), given=given, length=SHORT)
     assert_law(written(network, plan, start, 0, rows), ar_law(start))
@@ -372,7 +372,7 @@ def test_mdlm_makes_the_calls_that_the_published_shortcut_makes() -> None:
     """The oracle walks through the published loop: a prediction holds until a token changes."""
     random, length, steps = np.random.default_rng(0), 16, 24
     published = []
-    for _ in range(3000):
+    for _ in range(1500):
         hidden, calls, prediction_holds = length, 0, False
         for step in range(steps, 0, -1):
             if not hidden:
@@ -383,7 +383,7 @@ def test_mdlm_makes_the_calls_that_the_published_shortcut_makes() -> None:
         published.append(calls)
     network, rule = network_of("mdlm"), ScheduleSettings(steps, 1.0)
     found = [
-        plan_of(network, range(1), rule=rule, length=length, seed=seed).nfe for seed in range(3000)
+        plan_of(network, range(1), rule=rule, length=length, seed=seed).nfe for seed in range(1500)
     ]
     values, counts = np.unique(np.concatenate([found, published]), return_counts=True)
     often = values[counts > 20]
@@ -439,7 +439,7 @@ def test_texts_that_end_are_the_whole_ones_up_to_their_end(
     lm = models[family]
     end = lm.checkpoint.tokenizer.end_of_text
     ended, raw = (
-        list(lm.sample(n=40, seed=0, temperature=3.0, top_p=1.0, raw=r)) for r in (False, True)
+        list(lm.sample(n=16, seed=0, temperature=3.0, top_p=1.0, raw=r)) for r in (False, True)
     )
     assert any(end in sample.tokens for sample in ended)
     for short, whole in zip(ended, raw, strict=True):
@@ -558,6 +558,29 @@ def test_the_command_that_reproduces_a_run_is_one_that_runs(
     )
     for name, flag in (("steps", "-s"), ("alpha_0", "--alpha-0"), ("schedule", "--schedule")):
         assert (f" {flag} " in words) == (name not in lm.unused)
+
+
+def test_kernels_for_a_cache_are_refused_where_there_is_none(
+    models: Mapping[Family, LanguageModel],
+) -> None:
+    def kernel(
+        q_BLNH: Tensor,
+        k_BMNH: Tensor,
+        v_BMNH: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+    ) -> Tensor:
+        return attention(q_BLNH, k_BMNH, v_BMNH, mask, causal=causal)
+
+    for family, lm in models.items():
+        other = LanguageModel(lm.checkpoint, lm.device, kernel)
+        if family == "mdlm":
+            with pytest.raises(UsageError, match="attention is xformers, and a model of the famil"):
+                other.settings()
+        else:
+            wanted = next(lm.sample("x", seed=0)).tokens
+            assert next(other.sample("x", seed=0)).tokens == wanted
 
 
 def test_every_setting_that_is_unused_is_named_with_its_value() -> None:

@@ -26,7 +26,8 @@ _WHAT, _HOW = "What is written", "How it is drawn"
 _WHERE, _WITH = "Where it goes", "What it runs on"
 _CARD = "the model's own"
 _FIELDS = re.compile(
-    r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype|attention|no_kv_cache) is "
+    r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype|attention"
+    r"|no_kv_cache) is "
 )
 
 Fits = Callable[[float], bool]

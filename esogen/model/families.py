@@ -22,6 +22,7 @@ UNUSED: Mapping[Family, Mapping[str, str]] = {
         "alpha_0": _NO_SHARE,
         "schedule": "decides positions at random",
         "kv_cache": "has no KV cache to do without",
+        "attention": "has no KV cache to attend through",
         "block_size": _NO_BLOCKS,
     },
     "bd3lm": {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from esogen.model.attention import Dense, attention
+from esogen.model.attention import Dense
 from esogen.model.cache import KVCache
 from esogen.model.network import Network, with_bos
 
@@ -27,20 +27,17 @@ class PatternAttend:
     """
 
     def __init__(self, cache: KVCache, seen: Tensor) -> None:
-        self._cache, device = cache, cache.device
-        width, stands = seen.shape[-1], int(cache.lengths_B[0])
-        self._places = stands + width
-        first_B1 = torch.arange(len(cache.lengths_B), device=device)[:, None] * cache.capacity
-        self._slots = (first_B1 + stands + torch.arange(width, device=device)).flatten()
+        self._cache, stands = cache, int(cache.lengths_B[0])
+        self._new = slice(stands, stands + seen.shape[-1])
         hidden = ~pad(seen, (stands, 0), value=True)
-        mask = torch.zeros(hidden.shape, dtype=cache.dtype, device=device)
+        mask = torch.zeros(hidden.shape, dtype=cache.dtype, device=cache.device)
         self._mask = mask.masked_fill_(hidden, -torch.inf)  # added once a call, for all layers
 
     def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
-        self._cache.write(layer, self._slots, k_BLNH, v_BLNH)
-        k_BMNH, v_BMNH = self._cache.read(layer, self._places)
-        return attention(q_BLNH, k_BMNH, v_BMNH, self._mask)
+        self._cache.write(layer, self._new, k_BLNH, v_BLNH)
+        k_BMNH, v_BMNH = self._cache.read(layer, self._new.stop)
+        return self._cache.kernel(q_BLNH, k_BMNH, v_BMNH, self._mask)
 
 
 def hidden_through(

@@ -40,9 +40,7 @@ def plan_for(
     return bd3lm.shuffled_in_blocks(plan, seed, samples, config.block_size)
 
 
-def calls_for(
-    network: Network, plan: Plan, *, cached: bool, kernel: Kernel = attention
-) -> Calls:
+def calls_for(network: Network, plan: Plan, *, cached: bool, kernel: Kernel = attention) -> Calls:
     """Fresh calls for a run of `plan`, with the family's KV cache, attended by `kernel`, or not."""
     family, prefix = network.config.family, esolm_a.prefix_length(plan)
     if family == "mdlm":
