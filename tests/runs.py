@@ -79,7 +79,11 @@ def run(
 
 def forced_logits(network: Network, plan: Plan, text_BL: Tensor, *, cached: bool) -> Tensor:
     """Logits `[B, M, V]` of every decided token in sorted order, each call shown `text_BL`."""
-    calls = calls_for(network, plan, cached=cached)
+    return forced_logits_of(network, calls_for(network, plan, cached=cached), plan, text_BL)
+
+
+def forced_logits_of(network: Network, calls: Calls, plan: Plan, text_BL: Tensor) -> Tensor:
+    """The same, of any calls."""
     rows, length = plan.order_BL.shape
     order_BL = torch.from_numpy(plan.order_BL)
     canvas_BL = torch.full((rows, length), network.config.mask_id)

@@ -16,7 +16,7 @@ from esogen.cli.prompt import read_prompt
 from esogen.cli.recording import Recording, recording
 from esogen.cli.summary import Tally, command_again
 from esogen.cli.terminal import Console, colors_refused
-from esogen.errors import EsogenError, Interrupted
+from esogen.errors import EsogenError, Interrupted, UsageError
 from esogen.view.theme import THEMES, UNPAINTED
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ def sample(
     """
 
     def settings(lm: "LanguageModel") -> "SampleSettings":
+        if verify and "kv_cache" in lm.unused:
+            raise UsageError(
+                "--verify compares runs with and without the KV cache, and a model of the family"
+                f" {lm.checkpoint.config.family} has none; leave it out"
+            )
         return lm.settings(
             length=length,
             steps=steps,
@@ -135,11 +140,10 @@ class Run:
     def fields(self) -> Mapping[str, object]:
         """What JSON says of every text of this run."""
         draw, schedule = self.settings.draw, self.settings.schedule
+        rule = {name: getattr(schedule, name) for name in ("steps", "alpha_0", "schedule")}
         return {
             "length": self.settings.length,
-            "steps": schedule.steps,
-            "alpha_0": schedule.alpha_0,
-            "schedule": schedule.schedule,
+            **{name: None if name in self.lm.unused else rule[name] for name in rule},
             "temperature": draw.temperature,
             "top_p": draw.top_p,
             "top_k": draw.top_k,
@@ -159,6 +163,7 @@ class Run:
             device=job.device,
             dtype=self.dtype,
             attention=job.attention,
+            unused=self.lm.unused,
         )
 
 

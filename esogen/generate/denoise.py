@@ -182,7 +182,7 @@ def _drop_ended(progress: Progress, calls: Calls, decided: int, end_of_text: int
     length = progress.canvas_BL.shape[1]
     positions = torch.arange(length, device=progress.canvas_BL.device)
     ends_BL = torch.where(progress.canvas_BL == end_of_text, positions, length)
-    next_B = progress.order_BL[:, decided]
+    next_B = progress.order_BL[:, decided:].amin(1)
     running = np.flatnonzero((ends_BL.amin(1) > next_B).cpu().numpy())
     if 2 * len(running) <= len(progress.rows):
         progress.keep(running)
