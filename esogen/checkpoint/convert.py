@@ -1,4 +1,4 @@
-"""From one form of a checkpoint to another: a `.ckpt` into a folder, a model into a clean folder."""
+"""From one form of a checkpoint to another: a `.ckpt` or a model into a folder."""
 
 from pathlib import Path
 

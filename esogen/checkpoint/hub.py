@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -169,7 +169,7 @@ def _download(wanted: _Wanted, watch: Watch, *, check: bool) -> None:
     order = _order(wanted, (CONFIG, WEIGHTS, TOKENIZER), check=check)
     _check_holds_model(order)
     config = _fetch_config(order)
-    orders = [order]
+    orders = [replace(order, files=[name for name in order.files if name != CONFIG])]
     if TOKENIZER not in order.pin.files:
         _check_speaks_gpt2(wanted.reference, config)
         if check or not cached_tokenizer():
@@ -377,7 +377,7 @@ class _Meter:
     def count(self, bytes_come: int, name: str, watch: Watch) -> None:
         self.done += bytes_come
         now = time.monotonic()
-        if self.total and now >= self._due:
+        if self.total and (now >= self._due or self.done >= self.total):
             self._due = now + _INTERVAL
             share = min(max(self.done / self.total, 0.0), 1.0)
             full = round(share * _BAR)

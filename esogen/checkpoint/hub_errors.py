@@ -53,7 +53,7 @@ def _explain(wanted: Missing, error: Exception) -> str:
     match error:
         case errors.OfflineModeIsEnabled():
             return (
-                f"{wanted} is not in the cache, and HF_HUB_OFFLINE forbids to get it; with a"
+                f"the cache lacks {wanted}, and HF_HUB_OFFLINE forbids to get it; with a"
                 f" network, run HF_HUB_OFFLINE=0 {wanted.command}"
             )
         case errors.HfHubHTTPError():
@@ -72,7 +72,7 @@ def _explain(wanted: Missing, error: Exception) -> str:
             )
     return (
         f"no answer from {_endpoint()} ({type(error).__name__}: {_first_line(error)}), and"
-        f" {wanted} is not in the cache; with a network, run {wanted.command}"
+        f" the cache lacks {wanted}; with a network, run {wanted.command}"
     )
 
 
@@ -113,7 +113,7 @@ def _explain_status(wanted: Missing, status: int) -> str:
                 f" log in with hf auth login, then run {wanted.command}"
             )
     return (
-        f"{_endpoint()} answered {status}, and {wanted} is not in the cache; try again later:"
+        f"{_endpoint()} answered {status}, and the cache lacks {wanted}; try again later:"
         f" {wanted.command}"
     )
 

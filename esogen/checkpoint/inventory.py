@@ -42,7 +42,7 @@ def remove_cached(repository: str) -> int:
 
     Raises `OSError` when a file cannot be removed.
     """
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
 
     commits = [
         revision.commit_hash
@@ -53,16 +53,16 @@ def remove_cached(repository: str) -> int:
     drop_pins(repository)
     if not commits:
         return 0
-    plan = scan_cache_dir().delete_revisions(*commits)
+    plan = scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(*commits)
     plan.execute()
     return plan.expected_freed_size
 
 
 def _repositories() -> "Iterator[CachedRepoInfo]":
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, ValueError):  # nothing was ever downloaded here
         return
     yield from (repo for repo in repositories if repo.repo_type == "model")

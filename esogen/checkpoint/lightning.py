@@ -3,8 +3,8 @@
 Such a file is a zip archive of one pickle and the numbers of its tensors. What counts in it:
 
     state_dict        raw weights, names as in the published files, and a rotary buffer
-    ema               {"shadow_params": [...]}: averaged weights without names, in the order in which
-                      the network lists its parameters, which is that of `state_dict`
+    ema               {"shadow_params": [...]}: averaged weights without names, in the order in
+                      which the network lists its parameters, which is that of `state_dict`
     hyper_parameters  {"config": OmegaConf tree, "tokenizer": ...}: sizes, attention modes, alpha_0
 
 The pickle names classes of libraries that need not be here; `pickles.py` makes stubs of them.
