@@ -1,6 +1,7 @@
 """Models from the hub: the real client against a hub on loopback, with all that can go wrong."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from esogen.checkpoint import hub as hub_module
 from esogen.checkpoint.folder import open_checkpoint
 from esogen.checkpoint.hub import Unwatched, fetch
 from esogen.checkpoint.hub_cache import Reference, cached
@@ -414,7 +414,7 @@ def test_a_full_disk_is_told_before_anything_comes(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(hub_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert "1.0 kB free and the download takes" in refused()
     assert not hub.asked("/cdn/")
 

@@ -65,7 +65,7 @@ def _find_directory(path: Path, file: BinaryIO, end: int) -> tuple[int, int]:
     file.seek(tail_start)
     tail = file.read()
     place = tail.rfind(_END)
-    if place < 0:
+    if place < 0 or len(tail) < place + 22:
         raise CheckpointError(
             f"{path} is no zip archive, or is cut short; wanted a .ckpt as torch.save has written"
             " it since torch 1.6"

@@ -8,6 +8,7 @@ reaches this machine, whatever its config says.
 """
 
 import logging
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,7 @@ _SHOWN = 5
 _TIMEOUT = 10
 """Seconds without an answer before the hub counts as unreachable."""
 
+_URL = re.compile(r"https?://\S+")
 _INTERVAL = 1 / 12
 _BAR = 24
 
@@ -339,8 +341,8 @@ class _Heard(logging.Handler):
         self._watch = watch
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage().strip().replace("\n", " ")
-        self._watch.say(f"the hub's client: {message[:200]}")
+        message = _URL.sub("the hub", record.getMessage().strip())
+        self._watch.say(" ".join(message.split()))
 
 
 class _Meter:
