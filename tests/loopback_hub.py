@@ -11,7 +11,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -43,16 +43,18 @@ class Repository:
 class Trouble:
     """What is to go wrong at the next `times` requests whose line holds `where`.
 
-    `status`: the answer. `cut`: bytes after which the connection ends. `longer`: bytes that the
-    answer lacks of what its headers promise. `flip`: a byte is changed. `header`: sent as well.
+    `status`: the answer. `cut`: bytes after which the connection ends. `shorter`: bytes that the
+    file lacks at its end. `flip`: a byte is changed. `hold`: the answer stops half-way until it is
+    set. `header`: sent as well.
     """
 
     where: str
     times: int = 1
     status: int = 0
     cut: int | None = None
-    longer: int = 0
+    shorter: int = 0
     flip: bool = False
+    hold: threading.Event | None = None
     header: tuple[str, str] | None = None
 
 
@@ -225,8 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         promised = len(body)
         if trouble and trouble.flip:
             body[len(body) // 2] ^= 1
-        if trouble and trouble.longer:
-            del body[-trouble.longer :]
+        if trouble and trouble.shorter:
+            del body[-trouble.shorter :]
             promised = len(body)
         self.send_response(status)
         for name, value in {"Accept-Ranges": "bytes", **headers}.items():
@@ -234,9 +236,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(promised))
         self.end_headers()
         if self.command == "GET":
-            cut = trouble.cut if trouble else None
-            self.wfile.write(bytes(body if cut is None else body[:cut]))
-            self.close_connection = self.close_connection or cut is not None
+            self._write(bytes(body), trouble or Trouble(""))
+
+    def _write(self, body: bytes, trouble: Trouble) -> None:
+        if trouble.hold:
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            trouble.hold.wait(60)
+            body = body[len(body) // 2 :]
+        with suppress(ConnectionError):
+            self.wfile.write(body if trouble.cut is None else body[: trouble.cut])
+        self.close_connection = self.close_connection or trouble.cut is not None
 
     def _answer(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -137,6 +139,19 @@ def test_the_commit_is_kept_until_an_update_is_asked_for(
     assert fetch(REFERENCE, Unwatched(), update=True).commit == second
     assert resolve(TINY).commit == second
     assert len(hub.asked("/cdn/")) == weights  # the same weights: by their etag they are here
+
+
+def test_new_weights_under_an_old_name_are_known_by_their_etag(
+    hub: LoopbackHub, home: Home, tiny_files: Mapping[str, bytes]
+) -> None:
+    old = resolve(TINY).weights
+    before = old.read_bytes()
+    changed = before[:-1] + bytes([before[-1] ^ 1])
+    hub.repositories[TINY].commit({**tiny_files, WEIGHTS: changed})
+    fetch(REFERENCE, Unwatched(), update=True)
+    assert resolve(TINY).weights.read_bytes() == changed
+    assert old.read_bytes() == before
+    assert {sha256(before), sha256(changed)} <= blobs(home)
 
 
 def test_a_revision_is_a_branch_a_tag_or_a_commit(
@@ -369,7 +384,7 @@ def test_a_busy_server_is_asked_again(hub: LoopbackHub) -> None:
 
 
 def test_a_file_of_the_wrong_length_is_thrown_away(hub: LoopbackHub, home: Home) -> None:
-    hub.troubles.append(Trouble("GET /cdn/", longer=100))
+    hub.troubles.append(Trouble("GET /cdn/", shorter=100))
     line = refused()
     assert "model.safetensors of somebody/tiny came damaged (Consistency check failed" in line
     assert line.endswith("run esogen models pull somebody/tiny again")
@@ -422,9 +437,11 @@ def test_a_full_disk_is_told_before_anything_comes(
 # Processes
 
 
-def run_esogen(home: Home, hub: LoopbackHub, *words: str) -> "subprocess.Popen[str]":
+def run_esogen(
+    home: Home, hub: LoopbackHub, *words: str, prefix: tuple[str, ...] = ()
+) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "esogen", *words],
+        [*prefix, sys.executable, "-m", "esogen", *words],
         env=home.environment(hub) | {"PYTHONPATH": str(Path(__file__).parents[1])},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -442,6 +459,37 @@ def test_two_processes_pull_the_same_model_at_once(hub: LoopbackHub, home: Home)
     folder = Path(ended[0][0].strip())
     assert (folder / WEIGHTS).read_bytes() == hub.large((folder / WEIGHTS).resolve().name)
     assert not [name for name in blobs(home) if "incomplete" in name]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_download_leaves_a_cache_that_the_next_run_repairs(
+    hub: LoopbackHub, home: Home, number: signal.Signals
+) -> None:
+    hold = threading.Event()
+    hub.troubles.append(Trouble("GET /cdn/", hold=hold))
+    process = run_esogen(home, hub, "models", "pull", TINY)
+    while not hub.asked("GET /cdn/"):
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    hold.set()
+    assert (out, process.returncode) == ("", 130), err
+    assert err.splitlines()[-1] == "esogen: interrupted"
+    assert not [name for name in blobs(home) if "incomplete" in name or len(name) == 64]
+    assert resolve(TINY).weights.exists()
+
+
+def test_a_disk_that_takes_no_more_is_told_and_the_next_run_repairs(
+    hub: LoopbackHub, home: Home
+) -> None:
+    limit = ("sh", "-c", 'ulimit -f 100; exec "$@"', "sh")  # no file of more than 51 kB
+    process = run_esogen(home, hub, "models", "pull", TINY, prefix=limit)
+    out, err = process.communicate(timeout=60)
+    assert (out, process.returncode) == ("", 1)
+    assert "esogen: the disk is full: model.safetensors of somebody/tiny did not fit" in err
+    assert not [name for name in blobs(home) if "incomplete" in name or len(name) == 64]
+    assert resolve(TINY).weights.exists()
 
 
 def test_a_sample_downloads_and_the_next_one_needs_no_server(hub: LoopbackHub, home: Home) -> None:

@@ -58,7 +58,7 @@ def _explain(wanted: Missing, error: Exception) -> str:
             )
         case errors.HfHubHTTPError():
             return _explain_answer(wanted, error)
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
             return (
                 f"the disk is full: {wanted} did not fit and nothing half was kept; free some space"
                 " (esogen models remove, hf cache rm), or set HF_HOME to another disk"

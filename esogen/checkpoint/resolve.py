@@ -5,15 +5,30 @@ as `owner/name` or `owner/name@revision`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
 from esogen.checkpoint.config_file import CardDefaults, read_config
 from esogen.checkpoint.hub import Unwatched, Watch, fetch, fetch_tokenizer
-from esogen.checkpoint.hub_cache import CONFIG, TOKENIZER, WEIGHTS, Reference, Snapshot
-from esogen.checkpoint.known import BUILT_IN, DEFAULT_MODEL, GPT2_VOCABULARY, PUBLISHED, published
+from esogen.checkpoint.hub_cache import (
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
+    Reference,
+    Snapshot,
+    cached,
+    cached_tokenizer,
+)
+from esogen.checkpoint.known import (
+    BUILT_IN,
+    DEFAULT_MODEL,
+    GPT2_VOCABULARY,
+    PUBLISHED,
+    TOKENIZER_REPOSITORY,
+    published,
+)
 from esogen.errors import CheckpointError
 
 FILES = (CONFIG, WEIGHTS, TOKENIZER)
@@ -53,10 +68,27 @@ def resolve(name: str, watch: Watch | None = None) -> ModelFiles:
     `watch` is told of a download. Raises `CheckpointError` where there is no such model, a file is
     missing, or the hub cannot be had.
     """
+    watch = watch or Unwatched()
     place = explain(name).place
     if isinstance(place, Path):
-        return _in_folder(name, place, watch or Unwatched())
-    return files_of(name, fetch(place, watch or Unwatched()))
+        return _in_folder(name, place, lambda: fetch_tokenizer(watch))
+    return files_of(name, fetch(place, watch))
+
+
+def resolve_here(name: str) -> ModelFiles:
+    """`resolve` without a download, for a name that a file gave and not the user.
+
+    Raises `CheckpointError` naming the command that downloads, if that is what it takes.
+    """
+    place = explain(name).place
+    if isinstance(place, Path):
+        return _in_folder(name, place, _tokenizer_here)
+    snapshot = cached(place)
+    if snapshot is None or snapshot.missing():
+        raise CheckpointError(
+            f"the model {name!r} is not in the cache; esogen models pull {place.typed} gets it"
+        )
+    return files_of(name, snapshot)
 
 
 def explain(name: str) -> Meaning:
@@ -109,17 +141,27 @@ def _tries(name: str) -> Iterator[tuple[str, Path | Reference | None]]:
     )
 
 
-def _in_folder(name: str, folder: Path, watch: Watch) -> ModelFiles:
+def _in_folder(name: str, folder: Path, gpt2: Callable[[], Path]) -> ModelFiles:
     missing = [file for file in FILES if not (folder / file).is_file()]
     config, weights, tokenizer = (folder / file for file in FILES)
     if missing == [TOKENIZER] and read_config(config).model.vocab_size == GPT2_VOCABULARY:
-        return ModelFiles(name, config, weights, fetch_tokenizer(watch), None, "GPT-2")
+        return ModelFiles(name, config, weights, gpt2(), None, TOKENIZER_REPOSITORY)
     if missing:
         raise CheckpointError(
             f"the model folder {str(folder)!r} lacks {' and '.join(missing)}:"
             f" it must hold {', '.join(FILES)}, and holds {_contents(folder)}"
         )
     return ModelFiles(name, config, weights, tokenizer)
+
+
+def _tokenizer_here() -> Path:
+    path = cached_tokenizer()
+    if path is None:
+        raise CheckpointError(
+            f"the tokenizer of GPT-2 is not in the cache; hf download {TOKENIZER_REPOSITORY}"
+            f" {TOKENIZER} gets it"
+        )
+    return path
 
 
 def _folder(name: str) -> Path | None:
@@ -174,4 +216,5 @@ __all__ = [
     "explain",
     "files_of",
     "resolve",
+    "resolve_here",
 ]

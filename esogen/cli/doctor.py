@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esogen.cli.terminal import Console, is_terminal, one_line
+from esogen.cli.terminal import Console, is_terminal
+from esogen.visible import one_line
 
 if TYPE_CHECKING:
     from esogen.doctor import Finding

@@ -18,8 +18,9 @@ from esogen.checkpoint.hub_cache import Reference, amount, cached
 from esogen.checkpoint.known import PUBLISHED, published
 from esogen.checkpoint.pins import read_pin
 from esogen.cli import options
-from esogen.cli.terminal import Console, is_terminal, one_line
+from esogen.cli.terminal import Console, is_terminal
 from esogen.errors import CheckpointError, UsageError
+from esogen.visible import one_line
 
 if TYPE_CHECKING:
     from esogen.checkpoint.config_file import Card
