@@ -201,10 +201,18 @@ def test_every_family_is_told_by_what_it_was_trained_with(family: Family, tmp_pa
         ({"ema": None}, r"holds no averaged weights \(ema.shadow_params\); --raw takes"),
         ({"ema": {"shadow_params": []}}, r"holds 0 averaged weights for \d+ parameters"),
         ({"hyper_parameters": None}, r"algo\.name must be one of esolm, mdlm, .* found none"),
-        ({"hyper_parameters": {"config": {"algo": {"name": "sedd"}}}}, "found sedd; esogen runs"),
+        ({"hyper_parameters": {"config": {"algo": {"name": "sedd"}}}}, "found 'sedd'; esogen runs"),
         (
             {"hyper_parameters": {"config": {"algo": {"name": "esolm"}}}},
             "wanted the attention modes of Eso-LM",
+        ),
+        (
+            {
+                "hyper_parameters": {
+                    "config": {"algo": {"name": "esolm", "diffusion_attn_mode": {}}}
+                }
+            },
+            "found diffusion_attn_mode a dict, sequential_attn_mode none",
         ),
         (
             {"hyper_parameters": {"config": {"algo": {"name": "mdlm"}}}},
@@ -422,6 +430,16 @@ def with_pickle(source: Path, target: Path, change: Callable[[bytes], bytes]) ->
             data = old.read(each)
             new.writestr(each, change(data) if each.endswith("data.pkl") else data)
     return target
+
+
+def test_a_call_of_a_nest_of_tuples_is_refused(ckpt: Path, tmp_path: Path) -> None:
+    nest = b")" + b"\x85" * 200_000 + b")R"
+    state = b"}" + text("backbone.vocab_embed.embedding") + nest + b"s"
+    path = with_pickle(
+        ckpt, tmp_path / "a.ckpt", lambda old: old[:-1] + text("state_dict") + state + b"s."
+    )
+    with pytest.raises(CheckpointError, match="is something else than a tensor"):
+        read_lightning(path, raw=True)
 
 
 def test_the_names_that_a_pickle_would_have_called_can_be_told(ckpt: Path) -> None:

@@ -43,10 +43,12 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_REBUILD = {
+_REBUILD = (
     Name("torch._utils", "_rebuild_tensor_v2"),
     Name("torch._utils", "_rebuild_tensor"),
-}
+)
+"""No set: whatever a pickle calls would be hashed, and hashing a nest of tuples ends the process."""
+
 _PARAMETER = Name("torch._utils", "_rebuild_parameter")
 _TOKENIZER = Name("tokenizers", "Tokenizer")
 _FAMILIES: Mapping[str, Family] = {"mdlm": "mdlm", "bd3lm": "bd3lm", "ar": "ar"}
@@ -76,11 +78,8 @@ def read_lightning(path: Path, *, raw: bool = False) -> Lightning:
     hyper = content.get("hyper_parameters")
     config = _config(path, _Tree.of(hyper).at("config"), tensors)
     training: dict[str, object] = {"imported": path.name, "weights": "raw" if raw else "ema"}
-    training |= {k: v for k in ("epoch", "global_step") if type(v := content.get(k)) is int}
-    alpha_0 = _Tree.of(hyper).at("config", "algo", "alpha_0").value
-    if not isinstance(alpha_0, int | float) or not 0 <= alpha_0 <= 1:
-        alpha_0 = None
-    defaults = CardDefaults(alpha_0=alpha_0)
+    training |= {k: v for k in ("epoch", "global_step") if _is_count(v := content.get(k))}
+    defaults = CardDefaults(alpha_0=_share(_Tree.of(hyper).at("config", "algo", "alpha_0").value))
     check_tensors(path, tensors, config)
     return Lightning(Card(config, defaults, training), tensors, _tokenizer(hyper, config))
 
@@ -159,7 +158,7 @@ class _Archive:
             raw = self._tensor(name, state[stored[name]])
             if raw.shape != tensor.shape:
                 raise CheckpointError(
-                    f"{self.path}: the average of {name} has the shape {list(tensor.shape)} instead"
+                    f"{self.path}: the average of {name[:80]!r} has the shape {list(tensor.shape)} instead"
                     f" of {list(raw.shape)}; --raw takes the others"
                 )
         return tensors
@@ -173,7 +172,7 @@ class _Archive:
         dtype, entry = self._storage(name, _argument(value, 0))
         offset, shape, strides = (_argument(value, place) for place in (1, 2, 3))
         if not _is_count(offset) or not _are_counts(shape) or not _are_counts(strides):
-            raise self._no_tensor(name, f"a tensor of shape {str(shape)[:60]}")
+            raise self._no_tensor(name, "a tensor of no shape")
         if not _is_contiguous(shape, strides):
             raise self._no_tensor(name, "a tensor whose numbers do not lie in a row")
         if (offset + prod(shape)) * dtype.itemsize > entry.size:
@@ -207,6 +206,20 @@ def _others(state: Mapping[str, object]) -> list[str]:
 def _argument(stub: Stub, place: int) -> object:
     arguments = stub.arguments
     return arguments[place] if isinstance(arguments, tuple) and place < len(arguments) else None
+
+
+def _share(value: object) -> float | None:
+    """A number from 0 to 1, if it is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        return None
+    return float(value)
+
+
+def _brief(value: object) -> str:
+    """A plain value for a message; of anything that may nest only its kind."""
+    if isinstance(value, str | bool | float) or _is_count(value):
+        return repr(value)[:60]
+    return "none" if value is None else f"a {type(value).__name__}"
 
 
 def _is_count(value: object) -> TypeGuard[int]:
@@ -267,7 +280,7 @@ class _Tree:
         if not _is_count(value) or not 1 <= value <= LARGEST_SIZE:
             raise CheckpointError(
                 f"{path}: hyper_parameters.config.{'.'.join(keys)} must be a whole number, found"
-                f" {str(value)[:60] if isinstance(value, str | int | float) else 'none'}"
+                f" {_brief(value)}"
             )
         return value
 
@@ -277,7 +290,7 @@ def _config(path: Path, config: _Tree, tensors: Mapping[str, Tensor]) -> ModelCo
     embedding = tensors.get("vocab_embed.embedding")
     if embedding is None or embedding.ndim != 2:
         raise CheckpointError(f"{path} has no backbone.vocab_embed.embedding of two dimensions")
-    dropout = config.at("model", "dropout").value
+    dropout = _share(config.at("model", "dropout").value)
     try:
         return ModelConfig(
             family=family,
@@ -286,7 +299,7 @@ def _config(path: Path, config: _Tree, tensors: Mapping[str, Tensor]) -> ModelCo
             hidden_size=config.whole(path, "model", "hidden_size"),
             n_blocks=config.whole(path, "model", "n_blocks"),
             n_heads=config.whole(path, "model", "n_heads"),
-            dropout=float(dropout) if isinstance(dropout, int | float) else 0.1,
+            dropout=0.1 if dropout is None else dropout,
             **({"cond_dim": config.whole(path, "model", "cond_dim")} if family != "ar" else {}),
             **({"block_size": config.whole(path, "block_size")} if family == "bd3lm" else {}),
         )
@@ -302,7 +315,7 @@ def _family(path: Path, config: _Tree) -> Family:
         return _FAMILIES[name]
     raise CheckpointError(
         f"{path}: hyper_parameters.config.algo.name must be one of esolm, {', '.join(_FAMILIES)},"
-        f" found {name[:60] if isinstance(name, str) else 'none'}; esogen runs these networks only"
+        f" found {_brief(name)}; esogen runs these networks only"
     )
 
 
@@ -311,9 +324,9 @@ def _variant(path: Path, algo: _Tree) -> Family:
     modes = {name: algo.at(name).value for name in ESOLM_A_MODES}
     if modes == ESOLM_A_MODES:
         return "esolm-a"
-    if set(modes.values()) == {"causal"}:
+    if all(mode == "causal" for mode in modes.values()):
         return "esolm-b"
-    found = ", ".join(f"{name} {str(mode)[:30]}" for name, mode in modes.items())
+    found = ", ".join(f"{name} {_brief(mode)}" for name, mode in modes.items())
     raise CheckpointError(
         f"{path}: wanted the attention modes of Eso-LM (B), causal twice, or of (A),"
         f" {' and '.join(ESOLM_A_MODES.values())}; found {found}"

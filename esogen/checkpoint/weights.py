@@ -26,7 +26,7 @@ INV_FREQ = "rotary_emb.inv_freq"
 
 _PREFIX = "backbone."
 _DTYPES = ("F64", "F32", "BF16", "F16")
-_NAMED = 3
+_NAMED, _LONGEST = 3, 100
 
 Shape = tuple[int, ...]
 
@@ -195,4 +195,5 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _some(names: list[str]) -> str:
     rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    named = [name if name.isprintable() else repr(name) for name in names[:_NAMED]]
+    return ", ".join(name[:_LONGEST] for name in named) + (f" and {rest} more" if rest > 0 else "")
