@@ -18,7 +18,7 @@ from esogen.checkpoint.hub import Unwatched, fetch
 from esogen.checkpoint.hub_cache import Reference, cached
 from esogen.checkpoint.inventory import cached_models, remove_cached
 from esogen.checkpoint.pins import pins_folder, read_pin
-from esogen.checkpoint.resolve import resolve
+from esogen.checkpoint.resolve import resolve, resolve_here
 from esogen.errors import CheckpointError
 from tests import golden
 from tests.hub_fixtures import PUBLISHED, TINY, Home, Offline
@@ -201,6 +201,15 @@ def test_what_esogen_downloaded_other_tools_find(hub: LoopbackHub) -> None:
     before = len(hub.asked("/cdn/"))
     assert Path(hf_hub_download(TINY, WEIGHTS, revision=files.commit)) == files.weights
     assert len(hub.asked("/cdn/")) == before
+
+
+def test_a_name_that_a_file_gave_is_found_in_the_cache_and_never_downloaded(
+    hub: LoopbackHub,
+) -> None:
+    with pytest.raises(CheckpointError, match="esogen models pull somebody/tiny gets it"):
+        resolve_here(TINY)
+    assert not hub.requests
+    assert resolve(TINY) == resolve_here(TINY)
 
 
 # The tokenizer that published checkpoints lack

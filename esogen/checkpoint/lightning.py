@@ -47,7 +47,7 @@ _REBUILD = (
     Name("torch._utils", "_rebuild_tensor_v2"),
     Name("torch._utils", "_rebuild_tensor"),
 )
-"""No set: whatever a pickle calls would be hashed, and hashing a nest of tuples ends the process."""
+"""No set, which would hash what a pickle calls: hashing a deep nest of tuples ends the process."""
 
 _PARAMETER = Name("torch._utils", "_rebuild_parameter")
 _TOKENIZER = Name("tokenizers", "Tokenizer")
@@ -158,8 +158,8 @@ class _Archive:
             raw = self._tensor(name, state[stored[name]])
             if raw.shape != tensor.shape:
                 raise CheckpointError(
-                    f"{self.path}: the average of {name[:80]!r} has the shape {list(tensor.shape)} instead"
-                    f" of {list(raw.shape)}; --raw takes the others"
+                    f"{self.path}: the average of {name[:80]!r} has the shape"
+                    f" {list(tensor.shape)} instead of {list(raw.shape)}; --raw takes the others"
                 )
         return tensors
 

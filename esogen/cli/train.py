@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from esogen.checkpoint.config_file import CardDefaults
-from esogen.checkpoint.resolve import TOKENIZER
+from esogen.checkpoint.resolve import TOKENIZER, resolve
 from esogen.cli import training_options as options
 from esogen.cli.options import Device
 from esogen.cli.terminal import Console
@@ -235,6 +235,7 @@ def _start(job: _Job, documents: list[str], device: "torch.device", console: Con
 
     if job.init is not None:
         _refuse_beside_init(job)
+        resolve(job.init, console)  # a download is watched
         with _flags_named():
             return from_model(job.init, job.shape.get("dropout"), job.bos, device)
     shape = Shape(**job.shape)
