@@ -11,7 +11,9 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a scratch path in the same folder; it replaces `path` if the block ends well.
 
-    On an error or an interrupt the scratch file is removed and `path` keeps what it held.
+    Its content is on the disk before it has the name: a crash of the machine leaves the old file
+    or the new one. On an error or an interrupt the scratch file is removed and `path` keeps what it
+    held.
     Raises `OSError` when the folder cannot be written.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -19,11 +21,17 @@ def replacing(path: Path) -> Iterator[Path]:
     scratch = Path(name)
     try:
         yield scratch
+        _flush(scratch)
         scratch.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         scratch.replace(path)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _umask() -> int:

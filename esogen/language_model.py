@@ -39,7 +39,10 @@ def load(
     dtype: str = "auto",
     attention: str = "auto",
 ) -> "LanguageModel":
-    """Open a built-in model by name, or a folder, on a device and in a precision.
+    """Open a model on a device and in a precision.
+
+    `model` is a built-in or short name, a folder, or `owner/name[@revision]` on the hub, which is
+    downloaded if the cache lacks it.
 
     `device` is auto, cpu, cuda or cuda:N; `dtype` auto, bf16, fp16 or fp32; `attention` auto,
     xformers or sdpa. Raises `EsogenError` naming what was wanted, what was found and what to do.

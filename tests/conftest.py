@@ -1,6 +1,7 @@
 """A tiny random Eso-LM (B), written and opened as every real checkpoint is."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,23 @@ from esogen.checkpoint.folder import Checkpoint, open_checkpoint, save_checkpoin
 from esogen.checkpoint.tokenizer import Tokenizer, train_tokenizer
 from esogen.model.config import ModelConfig
 from esogen.model.network import Network, initialise
+from tests.hub_fixtures import gpt2_files, home, hub, offline, tiny_files
+
+__all__ = ["gpt2_files", "home", "hub", "offline", "random_tensors", "tiny_files"]
+
+# The hub's client reads them when it is first imported: no test finds what the user has, nor
+# reaches the hub.
+_NOWHERE = tempfile.TemporaryDirectory(prefix="esogen-tests-")
+os.environ |= {
+    "HF_HOME": f"{_NOWHERE.name}/hf",
+    "HF_ENDPOINT": "http://127.0.0.1:9",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "XDG_DATA_HOME": f"{_NOWHERE.name}/data",
+    "NO_PROXY": "*",
+}
+for _name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH"):
+    os.environ.pop(_name, None)
 
 # Where it counts, the same examples every time; by hand, new ones, to find what nobody thought of.
 settings.register_profile("steady", derandomize=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from esogen.checkpoint import resolve as resolver
 from esogen.checkpoint.config_file import SCHEDULES, Card, CardDefaults, read_config, write_config
 from esogen.checkpoint.folder import Checkpoint, open_checkpoint, save_checkpoint
+from esogen.checkpoint.known import GPT2_VOCABULARY, PUBLISHED
 from esogen.checkpoint.placement import choose_device, choose_dtype
 from esogen.checkpoint.resolve import FILES, resolve
 from esogen.checkpoint.tokenizer import Tokenizer
@@ -139,6 +140,13 @@ def test_defaults_that_are_not_given_are_none(tmp_path: Path) -> None:
         ("esolm-b", {"mask_index": 0}, "mask_index must be 97 for this family, found 0"),
         ("mdlm", {"time_conditioning": True}, "time_conditioning must be false .* found true"),
         ("bd3lm", {"adaln": False}, "adaln must be true for this family, found false"),
+        ("bd3lm", {"cross_attn": False}, "cross_attn must be true for this family, found false"),
+        (
+            "esolm-b",
+            {"architectures": ["MDLM"]},
+            r'architectures must be \["EsoLM"\], as model_type "EsoLM" says, found \["MDLM"\]',
+        ),
+        ("mdlm", {"architectures": "MDLM"}, r"architectures must be .* found \"MDLM\""),
         ("bd3lm", {"causal": True}, "causal must be false for this family, found true"),
         ("esolm-a", {"sequential_attn_mode": ...}, 'sequential_attn_mode must be "mixed", as in'),
         ("esolm-a", {"diffusion_attn_mode": "causal"}, 'diffusion_attn_mode .* found "causal"'),
@@ -165,6 +173,16 @@ def test_a_field_that_cannot_be_used_is_named(
     with pytest.raises(CheckpointError, match=f"{re.escape(str(path))}: .*{message}") as caught:
         read_config(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fields_that_nobody_knows_are_kept_and_told(family: Family, tmp_path: Path) -> None:
+    added = {"vocab_sise": 98, "use_flux": {"capacitor": True}, "architectures": ["Mine"]}
+    card = read_config(config_with(tmp_path, family, added))
+    assert card.unknown == {"vocab_sise": 98, "use_flux": {"capacitor": True}}
+    write_config(tmp_path / "again.json", card, "float32")
+    assert read_config(tmp_path / "again.json") == card
+    assert read_config(golden.folder(family) / "config.json").unknown == {}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000])
@@ -470,11 +488,45 @@ def test_a_full_disk_leaves_what_was_there(folder: Path, tiny_tensors: dict[str,
 
 
 def test_a_folder_is_found_by_its_path(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve(str(tiny_folder)) == tiny_folder
+    weights = tiny_folder / "model.safetensors"
+    assert resolve(str(tiny_folder)).weights == weights
     monkeypatch.chdir(tiny_folder.parent)
-    assert resolve("./tiny").samefile(tiny_folder)
+    assert resolve("./tiny").weights.samefile(weights)
     monkeypatch.setenv("HOME", str(tiny_folder.parent))
-    assert resolve("~/tiny") == tiny_folder
+    assert resolve("~/tiny").weights == weights
+
+
+def test_a_folder_comes_before_a_hub_repository_of_its_name(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "somebody" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    found = resolver.explain("somebody/tiny")
+    assert found.place == Path("somebody/tiny")
+    assert found.steps == (
+        "no built-in name",
+        "no short name of a published model",
+        "a folder",
+    )
+    assert resolver.explain("somebody/other").steps[-1] == (
+        "the hub repository somebody/other at main"
+    )
+
+
+def test_short_names_are_no_repositories_and_name_one_each() -> None:
+    assert set(PUBLISHED) == {"eso-1", "eso-0.25", "mdlm", "bd3lm-4", "bd3lm-8", "bd3lm-16"}
+    assert not any("/" in name for name in (*PUBLISHED, *resolver.BUILT_IN))
+    assert not set(PUBLISHED) & set(resolver.BUILT_IN)
+    places = [resolver.explain(name).place for name in PUBLISHED]
+    assert [str(place) for place in places] == [f"{e.repository}@main" for e in PUBLISHED.values()]
+
+
+@pytest.mark.parametrize("family", ["esolm-b", "mdlm", "bd3lm"])
+def test_the_parameters_that_the_table_names_are_those_of_the_network(family: Family) -> None:
+    with torch.device("meta"):
+        network = Network(ModelConfig(family, GPT2_VOCABULARY, 1024, 768, 12, 12, 128))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert {entry.parameters for entry in PUBLISHED.values()} == {parameters}
 
 
 def test_a_built_in_name_comes_before_a_folder(
@@ -483,7 +535,7 @@ def test_a_built_in_name_comes_before_a_folder(
     monkeypatch.setattr(resolver, "BUILT_IN", {"pocket": tiny_folder})
     (tmp_path / "pocket").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert resolve("pocket") == tiny_folder
+    assert resolve("pocket").config == tiny_folder / "config.json"
 
 
 def test_the_default_model_is_built_in() -> None:
@@ -491,19 +543,23 @@ def test_the_default_model_is_built_in() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "owner/name", "nowhere", "~nobody-here/x", "a\0b", "x" * 5000]
+    "name", ["", "owner/name/more", "nowhere", "~nobody-here/x", "a\0b", "x" * 5000]
 )
 def test_a_name_of_nothing_says_what_can_be_named(name: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         resolve(name)
     assert "neither a built-in model nor a folder here" in str(caught.value)
-    assert "a built-in name (stories) or a folder that holds config.json" in str(caught.value)
+    assert "a built-in name (stories), a short name (eso-1, " in str(caught.value)
+    assert "a folder that holds config.json" in str(caught.value)
+    assert "or a hub repository as owner/name" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_misspelt_built_in_name_is_put_right() -> None:
     with pytest.raises(CheckpointError, match="did you mean 'stories'"):
         resolve("storys")
+    with pytest.raises(CheckpointError, match="did you mean 'eso-0.25'"):
+        resolve("eso-025")
 
 
 def test_a_misspelt_folder_is_put_right(tiny_folder: Path) -> None:

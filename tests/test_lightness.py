@@ -39,7 +39,16 @@ def test_import_esogen_imports_nothing_but_itself() -> None:
     assert not imported & (HEAVY | {"rich", "typer"})
 
 
-@pytest.mark.parametrize("words", [["--help"], ["sample", "--help"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["sample", "--help"],
+        ["train", "--help"],
+        ["models", "pull", "--help"],
+        ["doctor", "--help"],
+    ],
+)
 def test_help_imports_no_heavy_package(words: list[str]) -> None:
     imported = packages_imported_by(["-m", "esogen", *words])
     assert "typer" in imported

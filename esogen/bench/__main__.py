@@ -10,6 +10,7 @@ from importlib.metadata import version
 import torch
 
 from esogen.bench.figures import Figure
+from esogen.bench.loading import loading
 from esogen.bench.memory import peak_memory
 from esogen.bench.processes import cold_sample, help_time
 from esogen.bench.sampling import cached_against_uncached, share_of_drawing
@@ -22,7 +23,7 @@ def main() -> None:
     """Measure everything, or only the figures whose names begin with a given word."""
     parser = argparse.ArgumentParser(prog="python -m esogen.bench", description=main.__doc__)
     parser.add_argument(
-        "only", nargs="?", default="", help="help, cold, cached, drawing, memory or view"
+        "only", nargs="?", default="", help="help, cold, loading, cached, drawing, memory or view"
     )
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats of each pair")
@@ -41,6 +42,8 @@ def measure(only: str, model: str, rounds: int) -> Iterator[Figure]:
         yield help_time(rounds)
     if "cold".startswith(only):
         yield cold_sample(model, rounds)
+    if "loading".startswith(only):
+        yield from loading(rounds)
     if "memory".startswith(only):
         yield peak_memory(model)
     if "cached".startswith(only):

@@ -5,7 +5,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from esogen.bench.figures import Figure
 from esogen.bench.sampling import LENGTH, STEPS
-from esogen.checkpoint.resolve import WEIGHTS, resolve
+from esogen.checkpoint.resolve import resolve
 from esogen.language_model import load
 from esogen.model.cache import KVCache
 
@@ -19,7 +19,7 @@ def peak_memory(model: str) -> Figure:
     network = lm.checkpoint.network
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     needed = weights + KVCache(network.config, 1, LENGTH).bytes
-    file = resolve(model) / WEIGHTS
+    file = resolve(model).weights
     ratio = peak_bytes(recorded, mapped=file.stat().st_size) / needed
     name = f"peak tensor memory / (weights + cache), length {LENGTH}, {STEPS} steps, batch 1"
     return Figure(name, ratio, (ratio, ratio), most=1.3)

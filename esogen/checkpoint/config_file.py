@@ -38,7 +38,7 @@ _BD3LM_ALWAYS = {
     "attn_backend": "sdpa",
 }
 
-_LARGEST = 2**24
+LARGEST_SIZE = 2**24
 """Of any size: far above every model of the family, and too small to overflow a product of two."""
 
 
@@ -71,6 +71,12 @@ _DIALECTS: Mapping[Family, _Dialect] = {
     ),
     "ar": _Dialect("ar", "AR", "hidden_dim"),
 }
+MODEL_TYPES = frozenset(dialect.model_type for dialect in _DIALECTS.values())
+"""What `model_type` may be."""
+
+_PASSED_OVER = {"auto_map", "dtype", "return_dict", "torch_dtype", "transformers_version"}
+_PASSED_OVER |= {"hidden_dim", "sampling_eps_max", "sampling_eps_min", "var_min"}
+"""Fields of published configs that change nothing here; `auto_map` names code that never runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +94,15 @@ class CardDefaults:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """All that `config.json` says: the network's shape, default settings, notes on its training."""
+    """All that `config.json` says: the network's shape, default settings, notes on its training.
+
+    `unknown`: fields that no published config has, kept as they are.
+    """
 
     model: ModelConfig
     defaults: CardDefaults = CardDefaults()
     training: Mapping[str, object] = field(default_factory=dict)
+    unknown: Mapping[str, object] = field(default_factory=dict)
 
 
 def read_config(path: Path) -> Card:
@@ -104,7 +114,12 @@ def read_config(path: Path) -> Card:
     fields = _Fields(path, _read_object(path))
     own = fields.inner("esogen")
     model = _model(fields, own)
-    return Card(model, _defaults(own.inner("sampling"), model), own.inner("training").values)
+    return Card(
+        model,
+        _defaults(own.inner("sampling"), model),
+        own.inner("training").values,
+        _unknown(fields.values, model),
+    )
 
 
 def write_config(path: Path, card: Card, torch_dtype: str) -> None:
@@ -113,7 +128,7 @@ def write_config(path: Path, card: Card, torch_dtype: str) -> None:
     `torch_dtype` is the precision of the weights beside it, as in "bfloat16".
     Raises `OSError` when the file cannot be written.
     """
-    values = _dialect(card.model) | {"torch_dtype": torch_dtype}
+    values = dict(card.unknown) | _dialect(card.model) | {"torch_dtype": torch_dtype}
     sampling = {name: value for name, value in asdict(card.defaults).items() if value is not None}
     own = {"bos_id": card.model.bos_id, "sampling": sampling, "training": dict(card.training)}
     own = {name: value for name, value in own.items() if value not in (None, {})}
@@ -141,7 +156,7 @@ class _Fields:
             raise self.error(name, "an object")
         return _Fields(self.path, value, f"{self.within}{name}.")
 
-    def whole(self, name: str, most: int = _LARGEST) -> int:
+    def whole(self, name: str, most: int = LARGEST_SIZE) -> int:
         value = self.values.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise self.error(name, f"a whole number from 1 to {most}")
@@ -209,11 +224,24 @@ def _model(fields: _Fields, own: _Fields) -> ModelConfig:
 def _family(fields: _Fields) -> Family:
     match fields.values.get("model_type"):
         case "EsoLM":
-            return _variant(fields)
+            family = _variant(fields)
         case "mdlm" | "bd3lm" | "ar" as family:
-            return family
+            pass
         case _:
             raise fields.error("model_type", 'one of "EsoLM", "mdlm", "bd3lm", "ar"')
+    _check_architecture(fields, _DIALECTS[family])
+    return family
+
+
+def _check_architecture(fields: _Fields, dialect: _Dialect) -> None:
+    """`architectures` may be left out or name somebody else's class, but not another family's."""
+    named = fields.values.get("architectures") or []
+    others = {each.architecture for each in _DIALECTS.values()} - {dialect.architecture}
+    if not isinstance(named, list) or any(
+        name in others for name in named if isinstance(name, str)
+    ):
+        wanted = f'["{dialect.architecture}"], as model_type "{dialect.model_type}" says'
+        raise fields.error("architectures", wanted)
 
 
 def _variant(fields: _Fields) -> Family:
@@ -230,6 +258,7 @@ def _refuse_other_networks(fields: _Fields) -> None:
     """Fields that may be left out, but that promise another network when they differ."""
     mask_id = fields.whole("vocab_size") - 1
     only = {"time_conditioning": False, "causal": False, "adaln": True, "mask_index": mask_id}
+    only |= {"cross_attn": True}
     for name, value in only.items():
         if fields.values.get(name, value) != value:
             raise fields.error(name, f"{_brief(value)} for this family")
@@ -249,6 +278,12 @@ def _schedule(fields: _Fields) -> Schedule | None:
         if fields.values["schedule"] == word:
             return word
     raise fields.error("schedule", f"one of {', '.join(SCHEDULES)}")
+
+
+def _unknown(values: Mapping[str, object], model: ModelConfig) -> dict[str, object]:
+    known = {*_dialect(model), *_PASSED_OVER, *ESOLM_A_MODES, *_BD3LM_ALWAYS}
+    known |= {"esogen", "architectures", "mask_index"}
+    return {name: value for name, value in values.items() if name not in known}
 
 
 def _dialect(model: ModelConfig) -> dict[str, object]:

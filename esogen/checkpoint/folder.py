@@ -1,6 +1,6 @@
 """A checkpoint folder: opened as a network with its tokenizer, or written."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from esogen.atomic import replacing
 from esogen.checkpoint.config_file import Card, CardDefaults, read_config, write_config
-from esogen.checkpoint.resolve import CONFIG, TOKENIZER, WEIGHTS, resolve
+from esogen.checkpoint.resolve import CONFIG, TOKENIZER, WEIGHTS, ModelFiles, resolve
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.checkpoint.weights import build, read_tensors, write_weights
 from esogen.model.config import ModelConfig
@@ -23,7 +23,7 @@ Stamp = tuple[int, int, int]
 class Checkpoint:
     """A network that is ready to sample from, with its tokenizer and where both came from.
 
-    `name` is what the user asked for, `folder` where it was found, `stamp` tells whether its
+    `name` is what the user asked for, `files` where it was found, `stamp` tells whether its
     weights file is still the one that was read.
     """
 
@@ -32,7 +32,7 @@ class Checkpoint:
     config: ModelConfig
     defaults: CardDefaults
     name: str
-    folder: Path
+    files: ModelFiles
     stamp: Stamp
 
     @cached_property
@@ -43,9 +43,9 @@ class Checkpoint:
         if by then another file stands in its place.
         """
         try:
-            with (self.folder / WEIGHTS).open("rb") as file:
+            with self.files.weights.open("rb") as file:
                 digest = file_digest(file, "sha256").hexdigest()
-            return digest[:12] if _stamp(self.folder) == self.stamp else "unknown"
+            return digest[:12] if _stamp(self.files.weights) == self.stamp else "unknown"
         except OSError:
             return "unknown"
 
@@ -53,16 +53,19 @@ class Checkpoint:
 def open_checkpoint(name: str, *, device: torch.device, dtype: torch.dtype) -> Checkpoint:
     """Find the model called `name` and make it ready to sample from, folded, on `device`.
 
+    One from the hub is downloaded first if the cache lacks it.
+
     Raises `CheckpointError` where there is no such model or one of its files cannot be used.
     """
-    folder = resolve(name)
-    stamp = _stamp(folder)
-    card = read_config(folder / CONFIG)
-    tokenizer = Tokenizer.read(folder / TOKENIZER, card.model.vocab_size)
+    files = resolve(name)
+    stamp = _stamp(files.weights)
+    card = read_config(files.config)
+    tokenizer = Tokenizer.read(files.tokenizer, card.model.vocab_size)
     config = begun(card.model, tokenizer)
-    tensors = read_tensors(folder / WEIGHTS, config)
+    tensors = read_tensors(files.weights, config)
     network = build(config, tensors, folded=True, device=device, dtype=dtype)
-    return Checkpoint(network, tokenizer, config, card.defaults, name, folder, stamp)
+    defaults = _filled(card.defaults, files.defaults)
+    return Checkpoint(network, tokenizer, config, defaults, name, files, stamp)
 
 
 def begun(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
@@ -73,20 +76,29 @@ def begun(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
 
 
 def save_checkpoint(
-    folder: Path, card: Card, tensors: Tensors, tokenizer: Tokenizer, dtype: torch.dtype
+    folder: Path, card: Card, tensors: Tensors, tokenizer: Tokenizer | None, dtype: torch.dtype
 ) -> None:
     """Write a model folder, each file whole or not at all, the weights last.
 
-    `tensors` are those of the unfolded network. Raises `OSError` when it cannot be written.
+    `tensors` are those of the unfolded network. Without a `tokenizer` the folder is one of the
+    published layout, which carries none. Raises `OSError` when it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_config(folder / CONFIG, card, str(dtype).removeprefix("torch."))
-    with replacing(folder / TOKENIZER) as scratch:
-        scratch.write_text(tokenizer.to_json(), encoding="utf-8")
+    if tokenizer:
+        with replacing(folder / TOKENIZER) as scratch:
+            scratch.write_text(tokenizer.to_json(), encoding="utf-8")
     write_weights(folder / WEIGHTS, tensors, dtype)
 
 
-def _stamp(folder: Path) -> Stamp:
+def _stamp(weights: Path) -> Stamp:
     """What changes when the weights file is replaced or written anew."""
-    status = (folder / WEIGHTS).stat()
+    status = weights.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _filled(given: CardDefaults, others: CardDefaults) -> CardDefaults:
+    """`given`, with those of `others` for what it leaves out."""
+    names = [field.name for field in fields(CardDefaults)]
+    values = {name: getattr(given, name) for name in names}
+    return replace(others, **{name: value for name, value in values.items() if value is not None})

@@ -26,7 +26,7 @@ INV_FREQ = "rotary_emb.inv_freq"
 
 _PREFIX = "backbone."
 _DTYPES = ("F64", "F32", "BF16", "F16")
-_NAMED = 3
+_NAMED, _LONGEST = 3, 100
 
 Shape = tuple[int, ...]
 
@@ -39,7 +39,7 @@ def read_tensors(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            stored = _stored_names(path, file.keys())
+            stored = stored_names(path, file.keys())
             slices = {name: file.get_slice(key) for name, key in stored.items()}
             _check_dtypes(path, {name: part.get_dtype() for name, part in slices.items()})
             _check_shapes(path, {n: tuple(p.get_shape()) for n, p in slices.items()}, config)
@@ -94,6 +94,24 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype)
             raise OSError(f"{path} cannot be written: {error}") from error
 
 
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Raise `CheckpointError` unless these are the tensors of the network, and finite."""
+    _check_shapes(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, config)
+    _check_finite(path, tensors)
+
+
+def stored_names(path: Path, keys: list[str]) -> dict[str, str]:
+    """From the network's names to those in the file, which may have been through a compiler.
+
+    Raises `CheckpointError` where two of them are the same.
+    """
+    stored = {key.replace("_orig_mod.", "").removeprefix(_PREFIX): key for key in keys}
+    if len(stored) < len(keys):
+        twice = sorted(set(keys) - set(stored.values()))
+        raise CheckpointError(f"{path} holds tensors twice under two names: {_some(twice)}")
+    return stored
+
+
 def _finished(
     config: ModelConfig, tensors: Tensors, *, folded: bool
 ) -> Iterator[tuple[str, Tensor]]:
@@ -117,15 +135,6 @@ def _laid_out(weight: Tensor) -> Tensor:
 
 def _portable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to("cpu", dtype).contiguous()
-
-
-def _stored_names(path: Path, keys: list[str]) -> dict[str, str]:
-    """From the network's names to those in the file, which may have been through a compiler."""
-    stored = {key.replace("_orig_mod.", "").removeprefix(_PREFIX): key for key in keys}
-    if len(stored) < len(keys):
-        twice = sorted(set(keys) - set(stored.values()))
-        raise CheckpointError(f"{path} holds tensors twice under two names: {_some(twice)}")
-    return stored
 
 
 def _check_dtypes(path: Path, dtypes: Mapping[str, str]) -> None:
@@ -153,7 +162,7 @@ def _check_shapes(path: Path, found: Mapping[str, Shape], config: ModelConfig) -
     ]
     if complaints:
         raise CheckpointError(
-            f"{path} does not fit the config.json beside it: {'; '.join(complaints)};"
+            f"{path} does not fit the config that came with it: {'; '.join(complaints)};"
             " take both from the same checkpoint"
         )
 
@@ -162,7 +171,7 @@ def _wanted_shapes(path: Path, found: Mapping[str, Shape], config: ModelConfig) 
     blocks = {match[0] for match in map(re.compile(r"blocks\.\d+\.").match, found) if match}
     if config.n_blocks > len(blocks):  # said before a network of any number of blocks is built
         raise CheckpointError(
-            f"{path} holds {len(blocks)} blocks, but the config.json beside it wants"
+            f"{path} holds {len(blocks)} blocks, but the config that came with it wants"
             f" {config.n_blocks}; take both from the same checkpoint"
         )
     with torch.device("meta"):
@@ -186,4 +195,5 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _some(names: list[str]) -> str:
     rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    named = [name if name.isprintable() else repr(name) for name in names[:_NAMED]]
+    return ", ".join(name[:_LONGEST] for name in named) + (f" and {rest} more" if rest > 0 else "")

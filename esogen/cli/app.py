@@ -11,7 +11,8 @@ COMMANDS: Mapping[str, str] = {
     "sample": "Write texts that begin with PROMPT, or from nothing.",
     "replay": "Play a recorded run again, or turn it into a file to show.",
     "train": "Train an Eso-LM on text files, or train one further.",
-    "models": "List the models, or show one.",
+    "models": "List, show, download, remove, import, export models.",
+    "doctor": "Say what this machine can do, what is missing, and the command that mends it.",
 }
 """Each is a function or a group of that name in the module of that name, and says this first."""
 

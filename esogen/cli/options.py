@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 import typer
 
 from esogen.checkpoint import config_file, resolve
+from esogen.checkpoint.known import PUBLISHED
 from esogen.errors import UsageError
 from esogen.view import theme
 
@@ -101,9 +102,9 @@ def completing(words: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """What a shell offers for a model: the built-in names, then folders."""
-    built_in = [name for name in resolve.BUILT_IN if name.startswith(incomplete)]
-    return built_in + sorted(glob(f"{escape(incomplete)}*/"))  # noqa: PTH207 - any path
+    """What a shell offers for a model: the built-in and short names, then folders."""
+    names = [name for name in (*resolve.BUILT_IN, *PUBLISHED) if name.startswith(incomplete)]
+    return names + sorted(glob(f"{escape(incomplete)}*/"))  # noqa: PTH207 - any path
 
 
 def _wrong(flag: str, found: str, wanted: str, near: str | None) -> UsageError:
@@ -139,7 +140,7 @@ Model = Annotated[
         envvar="ESOGEN_MODEL",
         metavar="MODEL",
         autocompletion=complete_model,
-        help="A built-in name, or the path of a model folder.",
+        help="A built-in or short name, a model folder, or owner/name[@revision] on the hub.",
         rich_help_panel=_WITH,
     ),
 ]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import typer
 
 from esogen.atomic import replacing
-from esogen.checkpoint.resolve import TOKENIZER
 from esogen.errors import EsogenError, UsageError
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def _header(run: "Run") -> "Header":
         command=run.again(),
         model=model,
         revision=revision,
-        tokenizer=digest(checkpoint.folder / TOKENIZER),
+        tokenizer=digest(checkpoint.files.tokenizer),
         vocab_size=checkpoint.config.vocab_size,
         dtype=dtype,
         seed=run.settings.seed,

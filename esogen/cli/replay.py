@@ -178,8 +178,7 @@ def _tokenizer(trace: "TraceFile", model: str | None) -> "Tokenizer":
     header = trace.header
     name = header.model if model is None else model
     try:
-        folder = resolve.resolve(name)
-        path = folder / resolve.TOKENIZER
+        path = resolve.resolve_here(name).tokenizer
         found = digest(path)
     except CheckpointError as error:
         if model is not None:
@@ -279,7 +278,7 @@ def _play(
 def _revision(name: str) -> str:
     from esogen.trace_file import digest
 
-    return digest(resolve.resolve(name) / resolve.WEIGHTS)
+    return digest(resolve.resolve_here(name).weights)
 
 
 @contextmanager

@@ -196,7 +196,7 @@ def _carry_out(
 
 
 def _load(job: Job, console: Console) -> Run:
-    resolve(job.model)  # a model that is not there is told before torch is imported
+    resolve(job.model, console)  # what is not there is told, or downloaded, before torch comes
     console.status(f"loading {job.model} ...")
     from esogen.language_model import load
 

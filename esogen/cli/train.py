@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from esogen.checkpoint.config_file import CardDefaults, read_config
-from esogen.checkpoint.resolve import CONFIG, TOKENIZER, resolve
+from esogen.checkpoint.resolve import TOKENIZER, resolve
 from esogen.cli import training_options as options
 from esogen.cli.options import Device
 from esogen.cli.terminal import Console
@@ -126,7 +126,7 @@ def train(
 
 def _family(family: "Family | None", init: str | None) -> "Family":
     """The kind of model that is trained: what was asked for, or what --init is."""
-    return (family or FAMILY) if init is None else read_config(resolve(init) / CONFIG).model.family
+    return (family or FAMILY) if init is None else read_config(resolve(init).config).model.family
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +249,7 @@ def _start(job: _Job, documents: list[str], device: "torch.device", console: Con
 
     if job.init is not None:
         _refuse_beside_init(job)
+        resolve(job.init, console)  # a download is watched
         with _flags_named():
             return from_model(job.init, job.shape.get("dropout"), job.bos, device)
     shape = Shape(**job.shape)

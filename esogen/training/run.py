@@ -12,7 +12,7 @@ import torch
 
 from esogen.checkpoint.config_file import Card, CardDefaults, read_config
 from esogen.checkpoint.folder import begun, save_checkpoint
-from esogen.checkpoint.resolve import CONFIG, TOKENIZER, WEIGHTS, resolve
+from esogen.checkpoint.resolve import WEIGHTS, resolve
 from esogen.checkpoint.tokenizer import Tokenizer, train_tokenizer
 from esogen.checkpoint.weights import build, read_tensors
 from esogen.errors import EsogenError, UsageError
@@ -55,14 +55,14 @@ def from_model(name: str, dropout: float | None, bos: bool | None, device: torch
     `dropout` and `bos` replace the model's own. Raises `CheckpointError` where it cannot be read,
     `ValueError` for a dropout out of range.
     """
-    folder = resolve(name)
-    card = read_config(folder / CONFIG)
+    files = resolve(name)
+    card = read_config(files.config)
     config = card.model if dropout is None else replace(card.model, dropout=dropout)
-    tokenizer = Tokenizer.read(folder / TOKENIZER, config.vocab_size)
+    tokenizer = Tokenizer.read(files.tokenizer, config.vocab_size)
     if bos is not None:
         config = replace(config, bos_id=tokenizer.end_of_text if bos else None)
     config = begun(config, tokenizer)
-    tensors = read_tensors(folder / WEIGHTS, config)
+    tensors = read_tensors(files.weights, config)
     network = build(config, tensors, folded=False, device=device, dtype=torch.float32)
     return Start(network.requires_grad_(requires_grad=True), tokenizer, card.defaults)
 
