@@ -196,7 +196,7 @@ def test_the_diffusion_loss_of_every_mask_and_order_is_the_sum_one_by_one(
     network = network_of()
     inputs = [o for split in subsets(len(text)) for o in orders(*split)]
     with torch.no_grad():
-        found = diffusion_loss(network, repeated(text, len(inputs)), noise_of(inputs, 1.7))
+        found = diffusion_loss(network, repeated(text, len(inputs)), noise_of(inputs, 1.7)).sum(1)
     wanted = [1.7 * all_nats(network, text, *o) for o in inputs]
     assert found.tolist() == pytest.approx(wanted, abs=EXACT)
 
@@ -213,7 +213,7 @@ def test_the_sequential_loss_of_every_mask_and_order_is_the_sum_one_by_one(
         for order in itertools.permutations(kept)
     ]
     with torch.no_grad():
-        found = sequential_loss(network, repeated(text, len(inputs)), noise_of(inputs, 1.0))
+        found = sequential_loss(network, repeated(text, len(inputs)), noise_of(inputs, 1.0)).sum(1)
     wanted = [one_by_one(network, text, *o) for o in inputs]
     assert found.tolist() == pytest.approx(wanted, abs=EXACT)
 
@@ -230,7 +230,7 @@ def test_the_mean_of_the_diffusion_estimator_is_the_integral(
     times = torch.from_numpy(low_discrepancy_times(stream(1, Purpose.TRAINING), rows))
     noise = diffusion_noise(uniforms(rows, 3), times, alpha_0, true_weight=true_weight)
     with torch.no_grad():
-        found = diffusion_loss(network, repeated(TEXT, rows), noise).numpy()
+        found = diffusion_loss(network, repeated(TEXT, rows), noise).sum(1).numpy()
     wanted = brute_diffusion(network, TEXT, alpha_0, true_weight=true_weight)
     assert_mean(found, wanted)
 
@@ -240,7 +240,7 @@ def test_the_mean_of_the_sequential_estimator_is_the_sum(alpha_0: float) -> None
     network, rows = tiny_network(), 20_000
     with torch.no_grad():
         noise = sequential_noise(uniforms(rows, 3), alpha_0)
-        found = sequential_loss(network, repeated(TEXT, rows), noise).numpy()
+        found = sequential_loss(network, repeated(TEXT, rows), noise).sum(1).numpy()
     if alpha_0:
         assert_mean(found, brute_sequential(network, TEXT, alpha_0))
     else:
@@ -254,7 +254,7 @@ def test_the_mean_over_decisions_is_the_integral_over_all_times(alpha_0: float) 
     counted = torch.ones(rows, 3, dtype=torch.bool)
     noise = decision_noise(uniforms(rows, 3), places, alpha_0, counted)
     with torch.no_grad():
-        found = diffusion_loss(network, repeated(TEXT, rows), noise).numpy()
+        found = diffusion_loss(network, repeated(TEXT, rows), noise).sum(1).numpy()
     assert_mean(found, brute_diffusion(network, TEXT, alpha_0, lowest=0.0))
 
 
@@ -335,7 +335,7 @@ def rows_of(*texts: Text, counted: list[int] | None = None) -> Rows:
 
 def loss_of(batch: list[Share], network: Network) -> float:
     with torch.no_grad():
-        return sum(float(share.loss(network)) for share in batch)
+        return sum(float(share.loss(share.nats(network))) for share in batch)
 
 
 @pytest.mark.parametrize(
@@ -365,23 +365,42 @@ def test_several_alphas_make_the_mean_of_their_losses() -> None:
     network = tiny_network()
     batch = shares(rows_of(TEXT, LONGER[:3]), settings(1.0, 0.25, batch_size=12), 0, network.config)
     with torch.no_grad():
-        per_token = [
-            float(share.row_loss(network, share.x_BL, share.noise).mean()) / 3 for share in batch
-        ]
+        per_token = [float(share.nats(network).mean()) for share in batch]
     only_one, diffusion, sequential = per_token
     assert loss_of(batch, network) == pytest.approx((only_one + diffusion + sequential) / 2)
+
+
+@pytest.mark.parametrize("passes", [1, 100])
+def test_the_loss_that_is_shown_leaves_padding_out(passes: int) -> None:
+    """Left to right every token has a loss, so the scorer knows what is to be shown."""
+    network, counted = tiny_network(), [2, 4]
+    rows = rows_of(LONGER, (0, 2, 3, 1), counted=counted)
+    batch = shares(rows, settings(0.0, batch_size=2), 0, network.config)
+    with torch.no_grad():
+        shown = sum(
+            float(part.text_loss(part.nats(network)))
+            for share in batch
+            for part in share.passes(passes)
+        )
+    order_BL = torch.arange(4).expand(2, 4)
+    log_probs_BL = token_log_probs(network, torch.from_numpy(rows.ids_RL).long(), order_BL)
+    wanted = -sum(float(log_probs_BL[row, :n].sum()) for row, n in enumerate(counted)) / sum(
+        counted
+    )
+    assert shown == pytest.approx(wanted, abs=EXACT)
+    assert shown != pytest.approx(loss_of(batch, network), abs=1e-3)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 100])
 def test_cutting_a_batch_into_passes_changes_neither_loss_nor_gradients(rows: int) -> None:
     whole, cut = _random_network(5, 0), _random_network(5, 0)
     batch = shares(rows_of(TEXT, (1, 1, 2)), settings(1.0, 0.25, batch_size=14), 3, whole.config)
-    torch.stack([share.loss(whole) for share in batch]).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack([share.loss(share.nats(whole)) for share in batch]).sum().backward()  # type: ignore[no-untyped-call]
     total = 0.0
     for share in batch:
         for part in share.passes(rows):
             assert len(part.x_BL) <= rows
-            loss = part.loss(cut)
+            loss = part.loss(part.nats(cut))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
     assert total == pytest.approx(loss_of(batch, whole), rel=1e-6)

@@ -226,7 +226,7 @@ def test_the_mdlm_loss_of_every_hidden_set_is_the_sum_one_by_one(begins: bool) -
     sets = list(subsets(places))
     orders = [tuple(p for p in places if p not in h) + h[::-1] for h in sets]
     with torch.no_grad():
-        found = mdlm_loss(network, repeated(TEXT, len(sets)), noise_in(orders, sets, 1.7))
+        found = mdlm_loss(network, repeated(TEXT, len(sets)), noise_in(orders, sets, 1.7)).sum(1)
     wanted = [1.7 * mdlm_nats(network, TEXT, h) for h in sets]
     assert found.tolist() == pytest.approx(wanted, abs=EXACT)
 
@@ -237,7 +237,7 @@ def test_the_bd3lm_loss_of_every_hidden_set_is_the_sum_over_blocks(begins: bool)
     sets = list(subsets(places))
     with torch.no_grad():
         noise = noise_in([places] * len(sets), sets, 1.0)
-        found = bd3lm_loss(network, repeated(TEXT, len(sets)), noise)
+        found = bd3lm_loss(network, repeated(TEXT, len(sets)), noise).sum(1)
     wanted = [
         sum(
             block_nats(network, TEXT, block, tuple(p for p in h if p // BLOCK == block))
@@ -256,9 +256,9 @@ def test_the_losses_of_eso_lm_a_are_the_sums_one_by_one(begins: bool) -> None:
     inputs = [(c, o) for c, h in zip(clean, sets, strict=True) for o in itertools.permutations(h)]
     with torch.no_grad():
         noise = noise_in([(*c, *o) for c, o in inputs], [o for _, o in inputs], 1.0)
-        found = diffusion_loss(network, repeated(text, len(inputs)), noise)
+        found = diffusion_loss(network, repeated(text, len(inputs)), noise).sum(1)
         noise = noise_in([(*c, *h) for c, h in zip(clean, sets, strict=True)], sets, 1.0)
-        one_by_one = sequential_loss(network, repeated(text, len(sets)), noise)
+        one_by_one = sequential_loss(network, repeated(text, len(sets)), noise).sum(1)
     wanted = [a_diffusion_nats(network, text, c, o) for c, o in inputs]
     assert found.tolist() == pytest.approx(wanted, abs=EXACT)
     wanted = [a_sequential_nats(network, text, c, h) for c, h in zip(clean, sets, strict=True)]
@@ -269,7 +269,9 @@ def test_the_left_to_right_loss_is_the_chain_rule() -> None:
     network = tiny("ar")
     texts = list(itertools.product(range(4), repeat=3))
     with torch.no_grad():
-        found = next_token_loss(network, torch.tensor(texts), whole_noise(torch.tensor(texts)))
+        found = next_token_loss(network, torch.tensor(texts), whole_noise(torch.tensor(texts))).sum(
+            1
+        )
     assert found.tolist() == pytest.approx([ar_nats(network, t) for t in texts], abs=EXACT)
     assert float((-found).exp().sum()) == pytest.approx(1.0, abs=1e-5)
 
@@ -293,12 +295,12 @@ def test_the_losses_are_those_of_the_golden_training_logits() -> None:
     with torch.no_grad():
         network, case = golden.network("mdlm", folded=False), golden.expected("mdlm")
         hidden = case["zt"] == network.config.mask_id
-        found = mdlm_loss(network, case["x0"], plain_noise(hidden))
+        found = mdlm_loss(network, case["x0"], plain_noise(hidden)).sum(1)
         assert found.tolist() == pytest.approx(golden_nats(case["logits"], case["x0"], hidden))
 
         network, case = golden.network("bd3lm", folded=False), golden.expected("bd3lm")
         hidden = case["training.zt"] == network.config.mask_id
-        found = bd3lm_loss(network, case["x0"], plain_noise(hidden))
+        found = bd3lm_loss(network, case["x0"], plain_noise(hidden)).sum(1)
         wanted = golden_nats(case["training.logits"], case["x0"], hidden)
         assert found.tolist() == pytest.approx(wanted)
 
@@ -308,7 +310,7 @@ def test_the_losses_are_those_of_the_golden_training_logits() -> None:
             begun = Network(ModelConfig(*_sizes(network.config), bos_id=int(x[0]))).eval()
             begun.load_state_dict(network.state_dict())
             text = x[None, 1:]
-            found = next_token_loss(begun, text, whole_noise(text))
+            found = next_token_loss(begun, text, whole_noise(text)).sum(1)
             assert found.tolist() == pytest.approx([nats])
 
 
@@ -326,7 +328,7 @@ def test_the_losses_of_eso_lm_a_are_those_of_the_golden_logits(phase: str) -> No
     hidden = case[f"{phase}.zt"] == network.config.mask_id
     loss = diffusion_loss if phase == "diffusion" else sequential_loss
     with torch.no_grad():
-        found = loss(network, x0, plain_noise(hidden, order))
+        found = loss(network, x0, plain_noise(hidden, order)).sum(1)
     sorted_x, sorted_hidden = x0.gather(1, order), hidden.gather(1, order)
     wanted = golden_nats(case[f"{phase}.logits"], sorted_x, sorted_hidden)
     assert found.tolist() == pytest.approx(wanted)
@@ -343,9 +345,9 @@ def test_the_mean_of_the_block_estimators_is_the_integral() -> None:
     training = block_noise(u[..., 0], torch.from_numpy(shuffled.reshape(rows, 3)), BLOCK)
     places, counted = torch.from_numpy(_places(rows, 0, 0, 1)), torch.ones(rows, 5).bool()
     with torch.no_grad():
-        found = bd3lm_loss(network, repeated(TEXT, rows), training).numpy()
+        found = bd3lm_loss(network, repeated(TEXT, rows), training).sum(1).numpy()
         noise = block_decision_noise(u, places, counted, BLOCK)
-        decisions = bd3lm_loss(network, repeated(TEXT, rows), noise).numpy()
+        decisions = bd3lm_loss(network, repeated(TEXT, rows), noise).sum(1).numpy()
     assert_mean(found, brute_bd3lm(network, TEXT, lowest=TIME_EPS))
     assert_mean(decisions, brute_bd3lm(network, TEXT))
     assert decisions.std() < found.std()
@@ -388,7 +390,7 @@ def test_the_mean_loss_of_batches_is_the_published_objective(family: Family) -> 
         parts = list(share.passes(50))
         assert [len(part.x_BL) for part in parts] == [50, 50, 28]
         with torch.no_grad():
-            found.append(sum(float(part.loss(network)) for part in parts))
+            found.append(sum(float(part.loss(part.nats(network))) for part in parts))
     wanted = [BRUTE[family](network, text, lowest=TIME_EPS) / 5 for text in texts]
     assert_mean(np.array(found), float(np.mean(wanted)))
 

@@ -1,12 +1,12 @@
 """One training batch: which rows, corrupted how, counted with what weight; a function of the step.
 
 A batch is a list of `Share`s, one for each term of each `alpha_0`. The loss of a batch is the sum
-over its shares of `scale * sum of row losses`; shares are cut into passes of any size (gradient
+over its shares of `scale * sum of losses`; shares are cut into passes of any size (gradient
 accumulation) or dealt out to several processes without changing that sum.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,26 +39,68 @@ RowLoss = Callable[[Forward, Tensor, Noise], Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Share:
-    """The rows of a batch that take one term of the objective at one `alpha_0`."""
+    """The rows of a batch that take one term of the objective at one `alpha_0`.
+
+    `counted_B`: leading tokens of each row that belong to its text; what follows is padding, which
+    has loss too, but in no figure that is shown. `scale` makes a mean over all tokens of the sum,
+    `text_scale` one over those of the texts.
+    """
 
     x_BL: Tensor
+    counted_B: Tensor
     noise: Noise
     row_loss: RowLoss
     scale: float
+    text_scale: float
 
     def passes(self, rows: int) -> Iterator["Share"]:
         """This share cut into pieces of at most `rows` rows."""
         for first in range(0, len(self.x_BL), rows):
             part = slice(first, first + rows)
-            yield Share(self.x_BL[part], self.noise.rows(part), self.row_loss, self.scale)
+            yield replace(
+                self,
+                x_BL=self.x_BL[part],
+                counted_B=self.counted_B[part],
+                noise=self.noise.rows(part),
+            )
 
     def to(self, device: torch.device) -> "Share":
         """The same share on another device."""
-        return Share(self.x_BL.to(device), self.noise.to(device), self.row_loss, self.scale)
+        return replace(
+            self,
+            x_BL=self.x_BL.to(device),
+            counted_B=self.counted_B.to(device),
+            noise=self.noise.to(device),
+        )
 
-    def loss(self, network: Forward) -> Tensor:
+    def nats(self, network: Forward) -> Tensor:
+        """The loss of every token, nats, `[B, L]` in sorted order."""
+        return self.row_loss(network, self.x_BL, self.noise)
+
+    def loss(self, nats_BL: Tensor) -> Tensor:
         """This share's part of the batch's loss, a scalar in nats per token."""
-        return self.row_loss(network, self.x_BL, self.noise).sum() * self.scale
+        return nats_BL.sum() * self.scale
+
+    def text_loss(self, nats_BL: Tensor) -> Tensor:
+        """The same of the texts alone, without padding."""
+        text_BL = self.noise.order_BL < self.counted_B[:, None]
+        return (nats_BL * text_BL).sum() * self.text_scale
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Texts:
+    """Some rows of a batch, and how much of the batch they are."""
+
+    x_BL: Tensor
+    counted_B: Tensor
+    share_of_batch: float
+
+    def share(self, part: slice, noise: Noise, row_loss: RowLoss) -> Share:
+        """Some of these rows under one term, which has the weight of all of them."""
+        x_BL, counted_B = self.x_BL[part], self.counted_B[part]
+        scale = self.share_of_batch / x_BL.numel()
+        text_scale = self.share_of_batch / int(counted_B.sum())
+        return Share(x_BL, counted_B, noise, row_loss, scale, text_scale)
 
 
 def shares(rows: Rows, settings: TrainingSettings, step: int, config: ModelConfig) -> list[Share]:
@@ -68,12 +110,15 @@ def shares(rows: Rows, settings: TrainingSettings, step: int, config: ModelConfi
     batch = []
     for i, (alpha_0, part) in enumerate(zip(settings.alphas, parts, strict=True)):
         random = stream(settings.seed, Purpose.TRAINING, 1, step, i)
-        x_BL = torch.from_numpy(rows.ids_RL[part].astype(np.int64))
-        share_of_batch = len(part) / len(indices)
+        texts = _Texts(
+            torch.from_numpy(rows.ids_RL[part].astype(np.int64)),
+            torch.from_numpy(rows.counted_R[part].astype(np.int64)),
+            len(part) / len(indices),
+        )
         if config.family in ALPHA_0:
-            batch.append(_peer_term(x_BL, random, share_of_batch, config))
+            batch.append(_peer_term(texts, random, config))
         else:
-            batch += _terms(x_BL, alpha_0, random, share_of_batch)
+            batch += _terms(texts, alpha_0, random)
     return batch
 
 
@@ -84,42 +129,36 @@ def diffusion_rows(rows: int, alpha_0: float) -> int:
     return rows // 2
 
 
-def _terms(
-    x_BL: Tensor, alpha_0: float, random: np.random.Generator, share_of_batch: float
-) -> list[Share]:
-    (rows, length), split = x_BL.shape, diffusion_rows(len(x_BL), alpha_0)
+def _terms(texts: _Texts, alpha_0: float, random: np.random.Generator) -> list[Share]:
+    (rows, length), split = texts.x_BL.shape, diffusion_rows(len(texts.x_BL), alpha_0)
     uniforms = torch.from_numpy(random.random((rows, length, 2)))
     times = torch.from_numpy(low_discrepancy_times(random, split))
     terms = []
     if split:
         # alpha_0 = 1 trains with weight 1, as published: the bound's own 1 / t has more variance.
         noise = diffusion_noise(uniforms[:split], times, alpha_0, true_weight=alpha_0 < 1.0)
-        scale = share_of_batch / (split * length)
-        terms.append(Share(x_BL[:split], noise, diffusion_loss, scale))
+        terms.append(texts.share(slice(split), noise, diffusion_loss))
     if split < rows:
         noise = sequential_noise(uniforms[split:], alpha_0)
-        scale = share_of_batch / ((rows - split) * length)
-        terms.append(Share(x_BL[split:], noise, sequential_loss, scale))
+        terms.append(texts.share(slice(split, rows), noise, sequential_loss))
     return terms
 
 
-def _peer_term(
-    x_BL: Tensor, random: np.random.Generator, share_of_batch: float, config: ModelConfig
-) -> Share:
+def _peer_term(texts: _Texts, random: np.random.Generator, config: ModelConfig) -> Share:
     """All rows under the one term that the families beside Eso-LM have."""
-    (rows, length), scale = x_BL.shape, share_of_batch / x_BL.numel()
+    (rows, length), everything = texts.x_BL.shape, slice(None)
     if config.family == "ar":
-        return Share(x_BL, whole_noise(x_BL), next_token_loss, scale)
+        return texts.share(everything, whole_noise(texts.x_BL), next_token_loss)
     uniforms = torch.from_numpy(random.random((rows, length, 2)))
     if config.family == "mdlm":
         times = torch.from_numpy(low_discrepancy_times(random, rows))
-        return Share(x_BL, diffusion_noise(uniforms, times, alpha_0=1.0), mdlm_loss, scale)
+        return texts.share(everything, diffusion_noise(uniforms, times, alpha_0=1.0), mdlm_loss)
     blocks = -(-length // config.block_size)
     in_turn = low_discrepancy_times(random, rows * blocks)
     shuffled = in_turn[random.random(rows * blocks).argsort()]  # or a row's blocks would be alike
     t_BG = torch.from_numpy(shuffled.reshape(rows, blocks))
     noise = block_noise(uniforms[..., 0], t_BG, config.block_size)
-    return Share(x_BL, noise, bd3lm_loss, scale)
+    return texts.share(everything, noise, bd3lm_loss)
 
 
 def low_discrepancy_times(random: np.random.Generator, rows: int) -> np.ndarray:

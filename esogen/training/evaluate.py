@@ -163,7 +163,9 @@ def _on_device(
     row_loss: RowLoss, network: Network, x_BL: Tensor, noise: Noise
 ) -> NDArray[np.float32]:
     device = network.vocab_embed.embedding.device
-    nats_B: NDArray[np.float32] = row_loss(network, x_BL.to(device), noise.to(device)).cpu().numpy()
+    nats_B: NDArray[np.float32] = (
+        row_loss(network, x_BL.to(device), noise.to(device)).sum(1).cpu().numpy()
+    )
     return nats_B
 
 

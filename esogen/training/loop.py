@@ -29,9 +29,9 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class StepReport:
     """One optimiser step.
 
-    `loss` in nats per token is what the step minimised: for `alpha_0` = 1 that is not the bound,
-    whose weights have more variance. `gradient` is its norm before clipping, `tokens` counts those
-    of the batch, padding included, `seconds` wall time.
+    `loss` in nats per token is what the step minimised, without the padding's part: for `alpha_0`
+    = 1 it is not the bound, whose weights have more variance. `gradient` is its norm before
+    clipping, `tokens` counts those of the batch's texts, `seconds` wall time.
     """
 
     step: int
@@ -88,10 +88,10 @@ class Trainer:
     def _update(self, precision: Precision) -> tuple[float, float]:
         torch.manual_seed(_dropout_seed(self.settings.seed, self.step))
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self._accumulate(precision)
+        minimised, shown = self._accumulate(precision)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
-        loss_value, gradient = float(loss), float(norm)
-        if not (math.isfinite(loss_value) and math.isfinite(gradient)):
+        loss, gradient = float(shown), float(norm)
+        if not (math.isfinite(float(minimised)) and math.isfinite(gradient)):
             raise NumericalError(
                 f"the loss of step {self.step + 1} is not a number;"
                 " train again with a lower learning rate or a longer warm-up"
@@ -100,19 +100,22 @@ class Trainer:
             group["lr"] = learning_rate(self.settings, self.step)
         self.optimiser.step()
         self._update_average(ema_decay(self.settings, self.step))
-        return loss_value, gradient
+        return loss, gradient
 
-    def _accumulate(self, precision: Precision) -> Tensor:
-        """The batch's loss, its gradients added up over passes of `micro_batch` rows."""
+    def _accumulate(self, precision: Precision) -> tuple[Tensor, Tensor]:
+        """The batch's loss, and that of its texts alone; gradients add up over passes of rows."""
         device = next(iter(self.parameters.values())).device
-        total = torch.zeros((), device=device)
+        minimised, shown = torch.zeros(2, device=device)
         for share in shares(self.rows, self.settings, self.step, self.network.config):
             for part in share.passes(self.settings.micro_batch):
+                placed = part.to(device)
                 with precision():
-                    loss = part.to(device).loss(self._forward)
+                    nats_BL = placed.nats(self._forward)
+                loss = placed.loss(nats_BL)
                 loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
-        return total
+                minimised += loss.detach()
+                shown += placed.text_loss(nats_BL.detach())
+        return minimised, shown
 
     @torch.no_grad()
     def _update_average(self, decay: float) -> None:

@@ -135,7 +135,7 @@ def _sorted(
 
 
 def diffusion_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
-    """Weighted sum over hidden tokens of `-log p(x_l | z_t)`, in nats, `[B]`.
+    """Weighted `-log p(x_l | z_t)` of the hidden tokens, nats, `[B, L]` in sorted order.
 
     One pass over the text with its hidden tokens replaced by masks, causal in sorted order; in (A)
     clean tokens see each other both ways.
@@ -149,7 +149,7 @@ def diffusion_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
 
 
 def sequential_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
-    """Sum over hidden tokens of `-log p(x_l | z_0, x before l)`, in nats, `[B]`.
+    """`-log p(x_l | z_0, x before l)` of the hidden tokens, nats, `[B, L]` in sorted order.
 
     One pass over masks and text together: a mask sees itself and the clean tokens of all earlier
     sorted indices.
@@ -172,8 +172,8 @@ def _clean_half(network: Forward, noise: Noise) -> Tensor:
 
 
 def hidden_nats(network: Forward, hidden_BLD: Tensor, clean_BL: Tensor, noise: Noise) -> Tensor:
-    """Weighted sum of `-log p` of the hidden tokens, in nats, `[B]`, from their hidden states."""
+    """Weighted `-log p` of the hidden tokens, nats, `[B, L]`, from their hidden states."""
     logits_KV = network.logits(hidden_BLD[noise.masked_BL])
     nats_K = F.cross_entropy(logits_KV, clean_BL[noise.masked_BL], reduction="none")
     nats_BL = torch.zeros_like(noise.masked_BL, dtype=nats_K.dtype)
-    return (nats_BL.masked_scatter(noise.masked_BL, nats_K) * noise.weight_BL).sum(1)
+    return nats_BL.masked_scatter(noise.masked_BL, nats_K) * noise.weight_BL

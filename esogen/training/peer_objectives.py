@@ -20,7 +20,7 @@ from esogen.training.objective import Forward, Noise, decision_noise, hidden_nat
 
 
 def mdlm_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
-    """Weighted sum over hidden tokens of `-log p(x_l | z_t)`, in nats, `[B]`.
+    """Weighted `-log p(x_l | z_t)` of the hidden tokens, nats, `[B, L]` in sorted order.
 
     One pass in which everything sees everything (arXiv 2406.07524), so the order is of no account.
     """
@@ -66,7 +66,7 @@ def block_decision_noise(
 
 
 def bd3lm_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
-    """Weighted sum over hidden tokens of `-log p(x_l | its block, blocks before)`, nats, `[B]`.
+    """Weighted `-log p(x_l | its block, blocks before)` of the hidden tokens, nats, `[B, L]`.
 
     One pass over the noisy text and the clean one together (arXiv 2503.09573, section 3).
     """
@@ -90,7 +90,7 @@ def whole_noise(x_BL: Tensor, counted_BL: Tensor | None = None) -> Noise:
 
 
 def next_token_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
-    """Sum over the text of `-log p(x_l | x before l)`, in nats, `[B]`.
+    """`-log p(x_l | x before l)` of every token, nats, `[B, L]`.
 
     One causal pass over the text from its bos token on, without its last token.
     """
