@@ -10,7 +10,7 @@ import esogen
 from esogen.checkpoint.config_file import Card
 from esogen.checkpoint.folder import save_checkpoint
 from esogen.checkpoint.tokenizer import Tokenizer
-from esogen.errors import EsogenError, NumericalError, UsageError
+from esogen.errors import NumericalError, UsageError
 from esogen.language_model import LanguageModel, Sample, load
 from esogen.model.config import ModelConfig
 from tests.conftest import random_tensors
@@ -148,14 +148,3 @@ def test_logits_that_are_no_numbers_are_an_error_and_not_a_text(
     save_checkpoint(tmp_path / "broken", Card(tiny_config), tensors, tiny_tokenizer, torch.float32)
     with pytest.raises(NumericalError, match="logits that are not finite"):
         list(load(str(tmp_path / "broken")).sample(seed=0))
-
-
-def test_a_family_that_cannot_be_sampled_yet_is_refused_by_name(
-    tiny_tokenizer: Tokenizer, tmp_path: Path
-) -> None:
-    config = ModelConfig("ar", tiny_tokenizer.size + 1, 32, 16, 1, 1)
-    save_checkpoint(
-        tmp_path / "ar", Card(config), random_tensors(config, 0), tiny_tokenizer, torch.float32
-    )
-    with pytest.raises(EsogenError, match="is of the family ar"):
-        list(load(str(tmp_path / "ar")).sample(seed=0))

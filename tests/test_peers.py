@@ -5,6 +5,7 @@ states of the published sampler with the probabilities of the bare network, and 
 plans, calls or draws.
 """
 
+import copy
 import itertools
 import json
 import math
@@ -126,6 +127,18 @@ def test_drawn_tokens_differ_only_where_the_uniform_is_at_an_edge(
         assert found.draws == rows * LENGTH
         assert found.unexplained == 0
         assert found.log_prob_difference < 1e-4
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("family", PEERS)
+def test_a_gpu_agrees_with_itself_without_the_cache(family: Family) -> None:
+    network, samples = copy.deepcopy(network_of(family, begins=True)).to("cuda"), range(5)
+    plan = plan_of(network, samples)
+    cached, uncached = (Side(network, calls_for(network, plan, cached=c)) for c in (True, False))
+    progress = begin(network, plan, samples, device="cuda")
+    found = compare(uncached, cached, plan, progress, DrawSettings(top_p=0.9))
+    assert found.unexplained == 0
+    assert found.log_prob_difference < 1e-3
 
 
 @pytest.mark.parametrize("family", CACHED)
