@@ -95,14 +95,15 @@ class _Recording:
 
 
 def _header(run: "Run") -> "Header":
-    from esogen import __version__
+    from importlib.metadata import version
+
     from esogen.trace_file import Header, digest
 
     fields = dict(run.fields())
     checkpoint = run.lm.checkpoint
     model, revision, dtype = (str(fields.pop(name)) for name in ("model", "revision", "dtype"))
     return Header(
-        esogen=__version__,
+        esogen=version("esogen"),
         command=run.again(),
         model=model,
         revision=revision,
