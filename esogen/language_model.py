@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,23 +12,17 @@ from numpy.typing import NDArray
 
 from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.folder import Checkpoint, open_checkpoint
-from esogen.checkpoint.placement import choose_device, choose_dtype
+from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.resolve import DEFAULT_MODEL
-from esogen.errors import EsogenError, NumericalError, UsageError
-from esogen.generate.denoise import (
-    CachedCalls,
-    Calls,
-    Progress,
-    Step,
-    UncachedCalls,
-    denoise,
-    start,
-)
+from esogen.errors import NumericalError, UsageError
+from esogen.generate.denoise import Calls, Progress, Step, denoise, start
 from esogen.generate.draw import DrawSettings
-from esogen.generate.plan import Plan, ScheduleSettings, make_plan
+from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.streams import token_uniforms
 from esogen.generate.verify import Agreement, Side, compare
-from esogen.model.cache import KVCache
+from esogen.model.attention import Kernel, attention
+from esogen.model.families import ALPHA_0, UNUSED, check_used
+from esogen.peers.family import calls_for, plan_for
 from esogen.trace import Recorder, Trace, first_end
 
 T = TypeVar("T")
@@ -39,17 +33,21 @@ DEFAULT_BATCH = 16
 
 
 def load(
-    model: str = DEFAULT_MODEL, *, device: str = "auto", dtype: str = "auto"
+    model: str = DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attention: str = "auto",
 ) -> "LanguageModel":
     """Open a built-in model by name, or a folder, on a device and in a precision.
 
-    `device` is auto, cpu, cuda or cuda:N; `dtype` auto, bf16, fp16 or fp32. Raises `EsogenError`
-    naming what was wanted, what was found and what to do.
+    `device` is auto, cpu, cuda or cuda:N; `dtype` auto, bf16, fp16 or fp32; `attention` auto,
+    xformers or sdpa. Raises `EsogenError` naming what was wanted, what was found and what to do.
     """
     place = choose_device(device)
-    return LanguageModel(
-        open_checkpoint(model, device=place, dtype=choose_dtype(dtype, place)), place
-    )
+    kernel = choose_attention(attention, place)
+    checkpoint = open_checkpoint(model, device=place, dtype=choose_dtype(dtype, place))
+    return LanguageModel(checkpoint, place, kernel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +92,15 @@ class SampleSettings:
 class LanguageModel:
     """A network, its tokenizer, and what can be done with them."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        self.checkpoint, self.device = checkpoint, device
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, kernel: Kernel = attention
+    ) -> None:
+        self.checkpoint, self.device, self.kernel = checkpoint, device, kernel
+
+    @property
+    def unused(self) -> Mapping[str, str]:
+        """Settings that change nothing with a model of this family, and why."""
+        return UNUSED[self.checkpoint.config.family]
 
     def sample(
         self,
@@ -119,7 +124,8 @@ class LanguageModel:
         `length` counts tokens, prompt included; `steps`, `alpha_0` and `schedule` are those of
         `ScheduleSettings`. What is None comes from the model's card, else its length, a quarter of
         the length, 1, random, a fresh seed. A text ends at its end-of-text unless `raw`. Sample i
-        of a seed is the same in every batch. Raises `UsageError` for values out of range.
+        of a seed is the same in every batch. Raises `UsageError` for values out of range, and for
+        what the model's family has no use for (`unused`).
         """
         settings = self.settings(
             length=length,
@@ -150,21 +156,31 @@ class LanguageModel:
         kv_cache: bool = True,
     ) -> SampleSettings:
         """Fill in the defaults of this model's card; `UsageError` for a value out of range."""
-        card, longest = self.checkpoint.defaults, self.checkpoint.config.model_length
+        card, config = self.checkpoint.defaults, self.checkpoint.config
+        family, longest = config.family, config.model_length
+        rule = "random" if "schedule" in self.unused else card.schedule
         length = _first(length, card.length, longest)
         if not 1 <= length <= longest:
             raise UsageError(f"length is {length}; this model takes 1 to {longest} tokens")
         seed = secrets.randbelow(2**32) if seed is None else seed
         if not 0 <= seed <= LARGEST_SEED:
             raise UsageError(f"seed is {seed}; it must be from 0 to {LARGEST_SEED}")
+        given = {
+            "steps": steps,
+            "alpha_0": alpha_0,
+            "schedule": schedule,
+            "kv_cache": None if kv_cache else False,
+            "attention": None if self.kernel is attention else "xformers",
+        }
         try:
+            check_used(family, given)
             return SampleSettings(
                 length,
                 seed,
                 ScheduleSettings(
                     steps=_first(steps, card.steps, max(1, length // 4)),
-                    alpha_0=_first(alpha_0, card.alpha_0, 1.0),
-                    schedule=_first(schedule, card.schedule, "random"),
+                    alpha_0=ALPHA_0.get(family, _first(alpha_0, card.alpha_0, 1.0)),
+                    schedule=_first(schedule, rule, "random"),
                 ),
                 DrawSettings(temperature, top_k, top_p),
                 raw,
@@ -177,11 +193,6 @@ class LanguageModel:
         self, prompt: str, settings: SampleSettings, *, n: int = 1, batch_size: int = DEFAULT_BATCH
     ) -> Iterator["Batch"]:
         """The batches of a run, each to be driven through its `steps` and then read."""
-        if self.checkpoint.config.family != "esolm-b":
-            raise EsogenError(
-                f"{self.checkpoint.name} is of the family {self.checkpoint.config.family};"
-                " sampling is for Eso-LM (B) models, such as stories"
-            )
         for name, value in (("num_samples", n), ("batch_size", batch_size)):
             if value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
@@ -228,12 +239,13 @@ class Batch:
         self._given_L = np.zeros(settings.length, np.int64)
         self._given_L[: len(given)] = given
         positions = np.arange(settings.length)
-        self.plan: Plan = make_plan(
+        self.plan: Plan = plan_for(
+            model.checkpoint.config,
             settings.schedule,
             settings.seed,
             samples,
-            positions[: len(given)],
-            positions[len(given) :],
+            given=positions[: len(given)],
+            blank=positions[len(given) :],
         )
         self._recorder = Recorder(self.plan, self._given_L)
 
@@ -290,13 +302,8 @@ class Batch:
 
     def calls(self, *, cached: bool) -> Calls:
         """Fresh state for a run with the KV cache, or without."""
-        network = self._model.checkpoint.network
-        if not cached:
-            return UncachedCalls(network)
-        dtype = network.vocab_embed.embedding.dtype
-        rows, length = self.plan.order_BL.shape
-        cache = KVCache(network.config, rows, length, device=self._model.device, dtype=dtype)
-        return CachedCalls(network, cache)
+        network, kernel = self._model.checkpoint.network, self._model.kernel
+        return calls_for(network, self.plan, cached=cached, kernel=kernel)
 
     @property
     def given_L(self) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from esogen.model import patterns
 from esogen.model.attention import Dense
-from esogen.model.network import Network
+from esogen.model.network import Network, hidden_after_bos
 
 
 @torch.inference_mode()
@@ -24,8 +24,8 @@ def token_log_probs(network: Network, x_BL: Tensor, order_BL: Tensor) -> Tensor:
     clean_BL = x_BL.gather(1, order_BL)
     masks_BL = torch.full_like(clean_BL, network.config.mask_id)
     mask = patterns.two_halves(patterns.causal(length, x_BL.device))
-    hidden_BMD = network.hidden(
-        torch.cat([masks_BL, clean_BL], 1), torch.cat([order_BL, order_BL], 1), Dense(mask)
+    hidden_BMD = hidden_after_bos(
+        network, torch.cat([masks_BL, clean_BL], 1), torch.cat([order_BL, order_BL], 1), Dense(mask)
     )
     log_probs_BLV = network.logits(hidden_BMD[:, :length]).log_softmax(-1)
     return log_probs_BLV.gather(-1, clean_BL[..., None])[..., 0]

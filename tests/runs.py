@@ -37,12 +37,14 @@ def plan_for(
     return make_plan(settings, seed, samples, given, blank)
 
 
-def begin(network: Network, plan: Plan, samples: range, *, seed: int = 0) -> Progress:
+def begin(
+    network: Network, plan: Plan, samples: range, *, seed: int = 0, device: str = "cpu"
+) -> Progress:
     """Given tokens (a fixed pattern of ids) in place, masks everywhere else."""
     length = plan.order_BL.shape[1]
     given_L = np.arange(length) * 7 % (network.config.vocab_size - 1)
     uniforms_BL = np.stack([token_uniforms(seed, i, length)[:, 0] for i in samples])
-    return start(network, plan, given_L, uniforms_BL, torch.device("cpu"))
+    return start(network, plan, given_L, uniforms_BL, torch.device(device))
 
 
 def calls_for(network: Network, plan: Plan, *, cached: bool) -> Calls:
@@ -77,7 +79,11 @@ def run(
 
 def forced_logits(network: Network, plan: Plan, text_BL: Tensor, *, cached: bool) -> Tensor:
     """Logits `[B, M, V]` of every decided token in sorted order, each call shown `text_BL`."""
-    calls = calls_for(network, plan, cached=cached)
+    return forced_logits_of(network, calls_for(network, plan, cached=cached), plan, text_BL)
+
+
+def forced_logits_of(network: Network, calls: Calls, plan: Plan, text_BL: Tensor) -> Tensor:
+    """The same, of any calls."""
     rows, length = plan.order_BL.shape
     order_BL = torch.from_numpy(plan.order_BL)
     canvas_BL = torch.full((rows, length), network.config.mask_id)

@@ -336,6 +336,8 @@ WRONG_VALUES = [
     (("--color-by", "steps"), "--color-by is 'steps'", "did you mean --color-by step?"),
     (("--device", "gpu"), "--device is 'gpu'", "did you mean cuda?"),
     (("--dtype", "float32"), "--dtype is 'float32'", "did you mean fp32?"),
+    (("--attention", "sdp"), "--attention is 'sdp'", "did you mean sdpa?"),
+    (("--attention", "xformers", "--device", "cpu"), "no kernels for device cpu", "use sdpa"),
     (("-0", "--separator", "x"), "--null and --separator exclude each other", "give one"),
     (("--format", "json", "-0"), "--null is for --format text, not json", "leave it out"),
     (("--stepz", "3"), "No such option: --stepz", "--steps"),

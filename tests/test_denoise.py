@@ -1,5 +1,6 @@
 """The cached sampler is the uncached network, in every batch and every precision it promises."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,12 +12,17 @@ from torch import Tensor
 
 from esogen.checkpoint.config_file import SCHEDULES
 from esogen.checkpoint.folder import Checkpoint, open_checkpoint
+from esogen.checkpoint.placement import choose_attention
+from esogen.checkpoint.weights import build
 from esogen.generate import denoise as denoise_module
+from esogen.generate.denoise import CachedCalls
 from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.verify import Agreement, RowByRow, Side, compare
 from esogen.likelihood import token_log_probs
+from esogen.model.attention import attention
 from esogen.model.cache import KVCache
+from esogen.model.config import ModelConfig
 from esogen.model.network import Network
 from esogen.trace import GIVEN, UNDECIDED, Recorder, Trace
 from tests import golden
@@ -78,6 +84,42 @@ def test_cached_logits_are_the_uncached_ones_in_every_batch(
                 one = text[row : row + 1]
                 alone[row] = forced_logits(network, single, one, cached=False)[0]
             assert golden.difference(cached[row], alone[row]) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def network_with_bos(tiny_config: ModelConfig, tiny_tensors: dict[str, Tensor]) -> Network:
+    """The same weights, for texts that begin from token 7."""
+    config, cpu = replace(tiny_config, bos_id=7), torch.device("cpu")
+    return build(config, dict(tiny_tensors), folded=True, device=cpu, dtype=torch.float32)
+
+
+@every_rule
+@pytest.mark.parametrize("fixed", [NO_POSITIONS, np.arange(1, LENGTH, 3)])
+def test_a_text_that_begins_from_a_token_is_one_that_is_longer_by_it(
+    network: Network, network_with_bos: Network, rule: ScheduleSettings, fixed: np.ndarray
+) -> None:
+    """The oracle is a plain network shown the token first, at the position before the text."""
+    text = random_text(network, 3)
+    plan = plan_for(rule, range(3), LENGTH, given=fixed)
+    longer = np.pad(plan.order_BL + 1, ((0, 0), (1, 0)))
+    shown = torch.nn.functional.pad(text, (1, 0), value=7)
+    expected = forced_logits(
+        network,
+        Plan(longer, plan.given + 1, plan.counts_S, plan.diffusion_steps),
+        shown,
+        cached=False,
+    )
+    for cached in (True, False):
+        logits = forced_logits(network_with_bos, plan, text, cached=cached)
+        assert golden.difference(logits, expected) < 1e-4
+
+
+def test_the_scorer_begins_from_the_same_token(network_with_bos: Network) -> None:
+    plan = plan_for(ScheduleSettings(10**6, 1.0), range(3), LENGTH)
+    trace = trace_of(network_with_bos, plan, range(3))
+    order = torch.from_numpy(plan.order_BL)
+    scored = token_log_probs(network_with_bos, torch.from_numpy(trace.tokens_BL), order)
+    assert (scored - torch.from_numpy(trace.log_probs_BL).gather(1, order)).abs().max() < 1e-4
 
 
 def random_text(network: Network, rows: int) -> Tensor:
@@ -284,3 +326,21 @@ def test_a_cache_that_is_full_says_so() -> None:
 
 def test_every_schedule_has_a_rule_above() -> None:
     assert {rule.schedule for rule in RULES} == set(SCHEDULES)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_xformers_attends_as_torch_does(tiny_folder: object, dtype: torch.dtype) -> None:
+    device = torch.device("cuda")
+    kernel = choose_attention("xformers", device)
+    network = open_checkpoint(str(tiny_folder), device=device, dtype=dtype).network
+    plan = plan_for(RULES[1], range(3), LENGTH, given=np.arange(5))
+    caches = [
+        KVCache(network.config, 3, LENGTH, device=device, dtype=dtype, kernel=each)
+        for each in (attention, kernel)
+    ]
+    torchs, xformers = (Side(network, CachedCalls(network, cache)) for cache in caches)
+    begun = begin(network, plan, range(3), device="cuda")
+    found = compare(torchs, xformers, plan, begun, DrawSettings(top_p=0.9))
+    assert found.unexplained == 0
+    assert found.log_prob_difference < 0.5

@@ -6,7 +6,7 @@ masks before it, and adds up what the two terms say. It shares no code with the 
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
@@ -50,8 +50,17 @@ def tiny_network() -> Network:
     return _random_network(vocab_size=5, seed=0)
 
 
-def _random_network(vocab_size: int, seed: int) -> Network:
-    config = ModelConfig("esolm-b", vocab_size, 4, 8, 2, 2, cond_dim=4, dropout=0.0)
+@cache
+def tiny_network_with_bos() -> Network:
+    """The same, for texts that begin from token 2."""
+    return _random_network(vocab_size=5, seed=0, bos_id=2)
+
+
+with_and_without_bos = pytest.mark.parametrize("network_of", [tiny_network, tiny_network_with_bos])
+
+
+def _random_network(vocab_size: int, seed: int, bos_id: int | None = None) -> Network:
+    config = ModelConfig("esolm-b", vocab_size, 4, 8, 2, 2, cond_dim=4, dropout=0.0, bos_id=bos_id)
     network = Network(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -63,8 +72,10 @@ def _random_network(vocab_size: int, seed: int) -> Network:
 @cache
 def nats(network: Network, text: Text, clean: Positions, masks: Positions) -> float:
     """`-log p` of the last of `masks`, given `clean` in this order and the masks before it."""
-    order = (*clean, *masks)
-    ids = [text[p] for p in clean] + [network.config.mask_id] * len(masks)
+    bos_id = network.config.bos_id
+    order = (*clean, *masks) if bos_id is None else (-1, *clean, *masks)
+    ids = [text[p] if p >= 0 else bos_id for p in order[: len(order) - len(masks)]]
+    ids += [network.config.mask_id] * len(masks)
     with torch.no_grad():
         logits = network(torch.tensor([ids]), torch.tensor([order]), Dense(causal=True))
     return -float(logits[0, -1].log_softmax(-1)[text[masks[-1]]])
@@ -174,12 +185,15 @@ def noise_of(inputs: list[tuple[Positions, Positions]], weight: float) -> Noise:
     masked_BL = torch.tensor(
         [[False] * len(clean) + [True] * len(masks) for clean, masks in inputs]
     )
-    return Noise(order_BL, masked_BL, torch.full((len(inputs),), weight))
+    return Noise(order_BL, masked_BL, torch.full((len(inputs), 1), weight))
 
 
+@with_and_without_bos
 @pytest.mark.parametrize("text", [TEXT, LONGER])
-def test_the_diffusion_loss_of_every_mask_and_order_is_the_sum_one_by_one(text: Text) -> None:
-    network = tiny_network()
+def test_the_diffusion_loss_of_every_mask_and_order_is_the_sum_one_by_one(
+    text: Text, network_of: Callable[[], Network]
+) -> None:
+    network = network_of()
     inputs = [o for split in subsets(len(text)) for o in orders(*split)]
     with torch.no_grad():
         found = diffusion_loss(network, repeated(text, len(inputs)), noise_of(inputs, 1.7))
@@ -187,9 +201,12 @@ def test_the_diffusion_loss_of_every_mask_and_order_is_the_sum_one_by_one(text: 
     assert found.tolist() == pytest.approx(wanted, abs=EXACT)
 
 
+@with_and_without_bos
 @pytest.mark.parametrize("text", [TEXT, LONGER])
-def test_the_sequential_loss_of_every_mask_and_order_is_the_sum_one_by_one(text: Text) -> None:
-    network = tiny_network()
+def test_the_sequential_loss_of_every_mask_and_order_is_the_sum_one_by_one(
+    text: Text, network_of: Callable[[], Network]
+) -> None:
+    network = network_of()
     inputs = [
         (order, hidden)
         for kept, hidden in subsets(len(text))
@@ -263,9 +280,9 @@ def test_the_weight_is_the_rate_over_the_hidden_share(
     alpha_0: float, t: float, weight: float
 ) -> None:
     noise = diffusion_noise(uniforms(1, 3), torch.tensor([t]), alpha_0)
-    assert noise.weight_B.item() == pytest.approx(weight)
+    assert noise.weight_BL.item() == pytest.approx(weight)
     plain = diffusion_noise(uniforms(1, 3), torch.tensor([t]), alpha_0, true_weight=False)
-    assert plain.weight_B.item() == 1.0
+    assert plain.weight_BL.item() == 1.0
 
 
 def test_a_batch_without_a_hidden_token_has_loss_zero_and_gradients() -> None:
@@ -326,7 +343,7 @@ def loss_of(batch: list[Share], network: Network) -> float:
 )
 def test_half_of_the_rows_take_the_diffusion_term(alpha_0: float, rows: int, wanted: int) -> None:
     assert diffusion_rows(rows, alpha_0) == wanted
-    batch = shares(rows_of(TEXT), settings(alpha_0, batch_size=rows), 0)
+    batch = shares(rows_of(TEXT), settings(alpha_0, batch_size=rows), 0, tiny_network().config)
     found = {share.row_loss: len(share.x_BL) for share in batch}
     assert found.get(diffusion_loss, 0) == wanted
     assert found.get(sequential_loss, 0) == rows - wanted
@@ -336,14 +353,17 @@ def test_half_of_the_rows_take_the_diffusion_term(alpha_0: float, rows: int, wan
 def test_the_mean_loss_of_batches_is_the_objective(alphas: tuple[float, ...]) -> None:
     network, texts = tiny_network(), (TEXT, (1, 1, 2))
     recipe = settings(*alphas, batch_size=126)
-    found = [loss_of(shares(rows_of(*texts), recipe, step), network) for step in range(150)]
+    found = [
+        loss_of(shares(rows_of(*texts), recipe, step, network.config), network)
+        for step in range(150)
+    ]
     wanted = [brute_training_loss(network, text, alpha) for text in texts for alpha in alphas]
     assert_mean(np.array(found), float(np.mean(wanted)))
 
 
 def test_several_alphas_make_the_mean_of_their_losses() -> None:
     network = tiny_network()
-    batch = shares(rows_of(TEXT, LONGER[:3]), settings(1.0, 0.25, batch_size=12), 0)
+    batch = shares(rows_of(TEXT, LONGER[:3]), settings(1.0, 0.25, batch_size=12), 0, network.config)
     with torch.no_grad():
         per_token = [
             float(share.row_loss(network, share.x_BL, share.noise).mean()) / 3 for share in batch
@@ -355,7 +375,7 @@ def test_several_alphas_make_the_mean_of_their_losses() -> None:
 @pytest.mark.parametrize("rows", [1, 2, 3, 100])
 def test_cutting_a_batch_into_passes_changes_neither_loss_nor_gradients(rows: int) -> None:
     whole, cut = _random_network(5, 0), _random_network(5, 0)
-    batch = shares(rows_of(TEXT, (1, 1, 2)), settings(1.0, 0.25, batch_size=14), 3)
+    batch = shares(rows_of(TEXT, (1, 1, 2)), settings(1.0, 0.25, batch_size=14), 3, whole.config)
     torch.stack([share.loss(whole) for share in batch]).sum().backward()  # type: ignore[no-untyped-call]
     total = 0.0
     for share in batch:

@@ -32,7 +32,9 @@ from esogen.checkpoint.tokenizer import Tokenizer, train_tokenizer
 from esogen.cli import main
 from esogen.cli.training_progress import Meter, duration, on_bar
 from esogen.errors import CheckpointError, EsogenError, NumericalError, UsageError
-from esogen.model.config import ModelConfig
+from esogen.language_model import load
+from esogen.model.config import Family, ModelConfig
+from esogen.model.families import ALPHA_0
 from esogen.model.network import Network, initialise
 from esogen.training.data import (
     Rows,
@@ -731,6 +733,31 @@ def test_a_model_is_trained_further(
     assert read_config(folder / "config.json").defaults == CardDefaults(length=48, steps=12)
 
 
+@pytest.mark.parametrize(
+    ("words", "begins"),
+    [
+        (["--layout=whole"], True),
+        (["--layout=packed"], False),
+        (["--layout=whole", "--no-bos"], False),
+        (["--layout=packed", "--bos"], True),
+    ],
+)
+def test_whole_texts_begin_from_end_of_text_unless_said_otherwise(
+    command: Command, text: Path, tmp_path: Path, words: list[str], begins: bool
+) -> None:
+    folder, further = tmp_path / "out", tmp_path / "further"
+    code, said = command(text, "-o", folder, *SMALL, "--length=64", "--steps=1", *words)
+    assert code == 0, said
+    end = Tokenizer.read(folder / "tokenizer.json", 300).end_of_text
+    assert read_config(folder / "config.json").model.bos_id == (end if begins else None)
+    other = "--no-bos" if begins else "--bos"
+    for flag, wanted in ([], begins), ([other], not begins):
+        place = further.with_name("further" + "".join(flag))
+        code, said = command(text, "-o", place, "--init", folder, *SHORT, "--steps=1", *flag)
+        assert code == 0, said
+        assert read_config(place / "config.json").model.bos_id == (end if wanted else None)
+
+
 def test_a_tokenizer_can_be_given(
     command: Command, text: Path, tmp_path: Path, tiny_folder: Path
 ) -> None:
@@ -813,7 +840,9 @@ def test_an_output_that_is_a_file_is_refused(command: Command, text: Path) -> No
     assert "is no folder; choose another folder" in said
 
 
-@pytest.mark.parametrize("word", ["--tokenizer=x.json", "--hidden-size=8", "--vocab-size=400"])
+@pytest.mark.parametrize(
+    "word", ["--tokenizer=x.json", "--hidden-size=8", "--vocab-size=400", "--family=esolm-b"]
+)
 def test_what_a_model_brings_cannot_be_chosen_beside_it(
     command: Command, text: Path, tmp_path: Path, tiny_folder: Path, word: str
 ) -> None:
@@ -822,19 +851,83 @@ def test_what_a_model_brings_cannot_be_chosen_beside_it(
     assert f"{word.partition('=')[0]} cannot be chosen beside --init" in said
 
 
-def test_a_model_of_another_family_is_not_trained_further(
-    command: Command, text: Path, tmp_path: Path, tiny_folder: Path
+OTHERS: tuple[Family, ...] = ("esolm-a", "mdlm", "bd3lm", "ar")
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_every_family_trains_is_measured_saved_opened_trained_further_and_samples(
+    command: Command, text: Path, tmp_path: Path, family: Family
 ) -> None:
-    folder = tmp_path / "mdlm"
-    folder.mkdir()
-    for path in tiny_folder.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "mdlm", "hidden_dim": config.pop("hidden_size")}
-    (folder / "config.json").write_text(json.dumps(config))
-    code, said = command(text, "-o", tmp_path / "out", "--init", folder)
-    assert code == 1
-    assert "is a model of the family mdlm; only esolm-b can be trained" in said
+    folder, further = tmp_path / "out", tmp_path / "further"
+    words = [text, "-o", folder, *SHORT, "--layout=whole", "--length=64", "--vocab-size=300"]
+    words += [word for word in NETWORK if family != "ar" or not word.startswith("--cond-dim")]
+    words += ["--family", family, "--steps=3", "--valid", text, "--ema=0"]
+    words += ["--block-size=8"] if family == "bd3lm" else []
+    words += ["--alpha-0=0.5"] if family == "esolm-a" else []
+    code, said = command(*words)
+    assert code == 0, said
+    exact = " at most" if family != "ar" else ""
+    named = "alpha_0 0.5: " if family == "esolm-a" else ""
+    assert f"step 3 · bits per byte{exact} · {named}" in said
+    lm = load(str(folder), device="cpu")
+    config = lm.checkpoint.config
+    assert config.family == family
+    assert config.block_size == (8 if family == "bd3lm" else 1)
+    assert config.bos_id == lm.checkpoint.tokenizer.end_of_text
+    sample = next(lm.sample("Once upon", seed=0, raw=True))
+    assert len(sample.tokens) == 64
+    assert sample.nfe == sample.decided or family in ("mdlm", "esolm-a")
+
+    code, said = command(text, "-o", further, "--init", folder, *SHORT, "--steps=1")
+    assert code == 0, said
+    assert read_config(further / "config.json").model == config
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_the_loss_of_every_family_goes_down(family: Family) -> None:
+    rows = Rows(np.tile(np.array([5, 7, 5, 9], np.int32), (4, 4)), np.full(4, 16, np.int32), 64)
+    alphas = (ALPHA_0.get(family, 0.5),)
+    recipe = replace(RECIPE, steps=30, alphas=alphas, learning_rate=0.05, micro_batch=8)
+    config = ModelConfig(family, 300, 16, 16, 2, 2, cond_dim=4, dropout=0.0, block_size=4, bos_id=3)
+    network = Network(config)
+    initialise(network, torch.Generator().manual_seed(0))
+    losses = [report.loss for report in Trainer(network, rows, recipe).run()]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize(
+    ("family", "word", "why"),
+    [
+        ("mdlm", "--alpha-0=0.5", "has no share of a diffusion phase to choose"),
+        ("bd3lm", "--alpha-0=1", "has no share of a diffusion phase to choose"),
+        ("ar", "--alpha-0=0", "has no share of a diffusion phase to choose"),
+        ("mdlm", "--card-alpha-0=0.5", "has no share of a diffusion phase to choose"),
+        ("mdlm", "--card-schedule=blocks", "decides positions at random"),
+        ("bd3lm", "--card-schedule=blocks", "decides block after block"),
+        ("bd3lm", "--card-steps=3", "decides one token a call"),
+        ("ar", "--card-steps=3", "decides one token a call"),
+        ("ar", "--cond-dim=8", "has no adaLN"),
+        ("ar", "--no-bos", "always begins from end-of-text"),
+        ("esolm-b", "--block-size=8", "has no blocks"),
+        ("mdlm", "--block-size=8", "has no blocks"),
+    ],
+)
+def test_a_flag_that_does_not_fit_a_family_is_refused_by_name(
+    command: Command, text: Path, family: str, word: str, why: str
+) -> None:
+    code, said = command(text, "-o", text.parent / "out", "--family", family, word)
+    flag = word.partition("=")[0].replace("--no-bos", "--bos")
+    assert code == 2
+    assert said.startswith(f"esogen: {flag} is ")
+    assert f"a model of the family {family} {why}; leave it out" in said
+    assert len(said.splitlines()) == 1
+    assert not (text.parent / "out").exists()
+
+
+def test_a_family_that_there_is_not_is_told_the_nearest(command: Command, text: Path) -> None:
+    code, said = command(text, "-o", text.parent / "out", "--family=bd3-lm")
+    assert code == 2
+    assert "did you mean --family bd3lm?" in said
 
 
 def test_rows_longer_than_the_model_are_refused(

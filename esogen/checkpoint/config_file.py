@@ -9,7 +9,8 @@
 An Eso-LM is variant (A) where it names the two attention modes of (A), and (B) where it names none.
 What only esogen knows stands under a key of its own that the authors' code passes over:
 
-    "esogen": {"sampling": {"length": 256, "steps": 64, "alpha_0": 1.0, "schedule": "random"},
+    "esogen": {"bos_id": 0,
+               "sampling": {"length": 256, "steps": 64, "alpha_0": 1.0, "schedule": "random"},
                "training": {...}}
 """
 
@@ -101,8 +102,8 @@ def read_config(path: Path) -> Card:
     range or that only another kind of network has.
     """
     fields = _Fields(path, _read_object(path))
-    model = _model(fields)
     own = fields.inner("esogen")
+    model = _model(fields, own)
     return Card(model, _defaults(own.inner("sampling"), model), own.inner("training").values)
 
 
@@ -114,8 +115,8 @@ def write_config(path: Path, card: Card, torch_dtype: str) -> None:
     """
     values = _dialect(card.model) | {"torch_dtype": torch_dtype}
     sampling = {name: value for name, value in asdict(card.defaults).items() if value is not None}
-    own = {"sampling": sampling, "training": dict(card.training)}
-    own = {name: value for name, value in own.items() if value}
+    own = {"bos_id": card.model.bos_id, "sampling": sampling, "training": dict(card.training)}
+    own = {name: value for name, value in own.items() if value not in (None, {})}
     if own:
         values["esogen"] = own
     with replacing(path) as scratch:
@@ -144,6 +145,12 @@ class _Fields:
         value = self.values.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise self.error(name, f"a whole number from 1 to {most}")
+        return value
+
+    def token(self, name: str) -> int:
+        value = self.values.get(name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.error(name, "the id of a token")
         return value
 
     def share(self, name: str) -> float:
@@ -177,7 +184,7 @@ def _read_object(path: Path) -> Mapping[str, object]:
     return value
 
 
-def _model(fields: _Fields) -> ModelConfig:
+def _model(fields: _Fields, own: _Fields) -> ModelConfig:
     family = _family(fields)
     adaln = family != "ar"
     if adaln:
@@ -193,6 +200,7 @@ def _model(fields: _Fields) -> ModelConfig:
             dropout=fields.share("dropout"),
             **({"cond_dim": fields.whole("cond_dim")} if adaln else {}),
             **({"block_size": fields.whole("block_size")} if family == "bd3lm" else {}),
+            bos_id=own.token("bos_id") if own.has("bos_id") else None,
         )
     except ValueError as error:
         raise CheckpointError(f"{fields.path}: {error}") from error

@@ -1,6 +1,6 @@
 """A checkpoint folder: opened as a network with its tokenizer, or written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
@@ -59,9 +59,17 @@ def open_checkpoint(name: str, *, device: torch.device, dtype: torch.dtype) -> C
     stamp = _stamp(folder)
     card = read_config(folder / CONFIG)
     tokenizer = Tokenizer.read(folder / TOKENIZER, card.model.vocab_size)
-    tensors = read_tensors(folder / WEIGHTS, card.model)
-    network = build(card.model, tensors, folded=True, device=device, dtype=dtype)
-    return Checkpoint(network, tokenizer, card.model, card.defaults, name, folder, stamp)
+    config = begun(card.model, tokenizer)
+    tensors = read_tensors(folder / WEIGHTS, config)
+    network = build(config, tensors, folded=True, device=device, dtype=dtype)
+    return Checkpoint(network, tokenizer, config, card.defaults, name, folder, stamp)
+
+
+def begun(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """`config`, with the token that a left-to-right text begins from where it names none."""
+    if config.family == "ar" and config.bos_id is None:
+        return replace(config, bos_id=tokenizer.end_of_text)
+    return config
 
 
 def save_checkpoint(

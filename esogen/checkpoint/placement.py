@@ -1,17 +1,20 @@
-"""Which device and which precision a network runs in."""
+"""Which device and precision a network runs in, and which kernels compute its attention."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 import torch
 
-from esogen.errors import UsageError
+from esogen.errors import EsogenError, UsageError
+from esogen.model.attention import Kernel, attention, xformers_attention
 
 DTYPES: Mapping[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
     "fp32": torch.float32,
 }
+
+ATTENTIONS = ("auto", "xformers", "sdpa")
 
 _MEANT = {
     "gpu": "cuda",
@@ -52,6 +55,29 @@ def choose_dtype(word: str, device: torch.device) -> torch.dtype:
         words = ("auto", *DTYPES)
         raise UsageError(_unknown("dtype", word, ", ".join(words), words))
     return DTYPES[word]
+
+
+def choose_attention(word: str, device: torch.device) -> Kernel:
+    """The attention that `auto`, `xformers` or `sdpa` names; `auto` is torch's own (sdpa).
+
+    Raises `UsageError` for any other word and for xformers on a CPU, `EsogenError` where xformers
+    cannot be loaded.
+    """
+    if word not in ATTENTIONS:
+        wanted = ", ".join(ATTENTIONS)
+        raise UsageError(_unknown("attention", word, wanted, ATTENTIONS))
+    if word != "xformers":
+        return attention
+    if device.type != "cuda":
+        raise UsageError(
+            f"attention is 'xformers', which has no kernels for device {device}; use sdpa or auto"
+        )
+    try:
+        return xformers_attention()
+    except (ImportError, OSError) as error:
+        raise EsogenError(
+            f"--attention xformers cannot be loaded ({error}); use sdpa or auto"
+        ) from error
 
 
 def _cuda(word: str, index: int) -> torch.device:

@@ -67,10 +67,10 @@ def build(
     `tensors` are those of `Network(config)`; the mapping is emptied on the way, the tensors in it
     are left as they are and share no memory with the network.
     """
-    state = {
-        name: tensor.to(device, torch.float32 if name == INV_FREQ else dtype, copy=not folded)
-        for name, tensor in _finished(config, tensors, folded=folded)
-    }
+    state = {}
+    for name, tensor in _finished(config, tensors, folded=folded):
+        placed = tensor.to(device, torch.float32 if name == INV_FREQ else dtype, copy=not folded)
+        state[name] = _laid_out(placed) if folded and name.endswith(".weight") else placed
     state.setdefault(INV_FREQ, rotary_frequencies(config.head_size).to(device))
     with torch.device("meta"):
         network = Network(config, folded=folded)
@@ -102,6 +102,17 @@ def _finished(
     else:
         for name in list(tensors):
             yield name, tensors.pop(name)
+
+
+def _laid_out(weight: Tensor) -> Tensor:
+    """The same matrix with its longer side contiguous in memory.
+
+    The products of a step have a few rows each, so reading the matrix is all they cost, and a CPU
+    reads few long runs faster than many short ones.
+    """
+    if weight.device.type != "cpu" or weight.ndim < 2 or weight.shape[0] <= weight.shape[1]:
+        return weight
+    return weight.t().contiguous().t()
 
 
 def _portable(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -27,10 +27,11 @@ class _LateCommands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The name, the command and its arguments, as Typer wants them."""
         name, found, rest = super().resolve_command(ctx, args)
-        return name, found and _whole_command(str(found.name)), rest
+        return name, found and whole_command(str(found.name)), rest
 
 
-def _whole_command(name: str) -> Any:
+def whole_command(name: str) -> Any:
+    """The command or group of this name, with everything it takes."""
     command = getattr(import_module(f"esogen.cli.{name}"), name)
     if isinstance(command, typer.Typer):
         return typer.main.get_command(command)

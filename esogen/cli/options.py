@@ -28,7 +28,8 @@ _WHERE, _WITH = "Where it goes", "What it runs on"
 _SEEN = "How it is shown"
 _CARD = "the model's own"
 _FIELDS = re.compile(
-    r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype) is "
+    r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype|attention"
+    r"|no_kv_cache) is "
 )
 
 Fits = Callable[[float], bool]
@@ -41,10 +42,11 @@ def flags_named() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        field = _FIELDS.match(str(error))
+        words = str(error).replace("kv_cache is False", "no_kv_cache is given", 1)
+        field = _FIELDS.match(words)
         if not field:
             raise
-        raise UsageError(f"--{field[1].replace('_', '-')}{str(error)[field.end(1) :]}") from error
+        raise UsageError(f"--{field[1].replace('_', '-')}{words[field.end(1) :]}") from error
 
 
 def whole(flag: str, least: int = 1) -> Callable[[str | int], int]:
@@ -158,6 +160,16 @@ Dtype = Annotated[
         metavar="auto|bf16|fp16|fp32",
         autocompletion=completing(("auto", "bf16", "fp16", "fp32")),
         help="Precision; auto is fp32 on a CPU.",
+        rich_help_panel=_WITH,
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(
+        "--attention",
+        metavar="auto|xformers|sdpa",
+        autocompletion=completing(("auto", "xformers", "sdpa")),
+        help="Kernels for attention through the cache; auto is sdpa, torch's own.",
         rich_help_panel=_WITH,
     ),
 ]

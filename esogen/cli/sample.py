@@ -16,7 +16,7 @@ from esogen.cli.prompt import read_prompt
 from esogen.cli.recording import Recording, recording
 from esogen.cli.summary import Tally, command_again
 from esogen.cli.terminal import Console, colors_refused
-from esogen.errors import EsogenError, Interrupted
+from esogen.errors import EsogenError, Interrupted, UsageError
 from esogen.view.theme import THEMES, UNPAINTED
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def sample(
     model: options.Model = DEFAULT_MODEL,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    attention: options.Attention = "auto",
     batch_size: options.BatchSize = BATCH_SIZE,
     no_kv_cache: options.NoKvCache = False,
     verify: options.Verify = False,
@@ -72,6 +73,11 @@ def sample(
     """
 
     def settings(lm: "LanguageModel") -> "SampleSettings":
+        if verify and "kv_cache" in lm.unused:
+            raise UsageError(
+                "--verify compares runs with and without the KV cache, and a model of the family"
+                f" {lm.checkpoint.config.family} has none; leave it out"
+            )
         return lm.settings(
             length=length,
             steps=steps,
@@ -87,7 +93,9 @@ def sample(
 
     layout = Layout(format, separator, null=null)
     console = Console.stderr(quiet=quiet, no_color=no_color)
-    job = Job(read_prompt(prompt or [], console), n, batch_size, model, device, dtype, settings)
+    job = Job(
+        read_prompt(prompt or [], console), n, batch_size, model, device, dtype, attention, settings
+    )
     looks = UNPAINTED if colors_refused(no_color=no_color) else THEMES[theme]
     with audience(console, live=live, theme=looks, color_by=color_by) as who:
         run, made = _carry_out(job, layout, output, trace, who)
@@ -109,6 +117,7 @@ class Job:
     model: str
     device: str
     dtype: str
+    attention: str
     settings: Callable[["LanguageModel"], "SampleSettings"]
 
 
@@ -131,11 +140,10 @@ class Run:
     def fields(self) -> Mapping[str, object]:
         """What JSON says of every text of this run."""
         draw, schedule = self.settings.draw, self.settings.schedule
+        rule = {name: getattr(schedule, name) for name in ("steps", "alpha_0", "schedule")}
         return {
             "length": self.settings.length,
-            "steps": schedule.steps,
-            "alpha_0": schedule.alpha_0,
-            "schedule": schedule.schedule,
+            **{name: None if name in self.lm.unused else rule[name] for name in rule},
             "temperature": draw.temperature,
             "top_p": draw.top_p,
             "top_k": draw.top_k,
@@ -154,6 +162,8 @@ class Run:
             model=job.model,
             device=job.device,
             dtype=self.dtype,
+            attention=job.attention,
+            unused=self.lm.unused,
         )
 
 
@@ -191,7 +201,7 @@ def _load(job: Job, console: Console) -> Run:
     from esogen.language_model import load
 
     with options.flags_named():
-        lm = load(job.model, device=job.device, dtype=job.dtype)
+        lm = load(job.model, device=job.device, dtype=job.dtype, attention=job.attention)
         return Run(job, lm, job.settings(lm))
 
 

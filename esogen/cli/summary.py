@@ -1,6 +1,7 @@
 """The line after a run: what it cost, and the command that gives the same texts again."""
 
 import shlex
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,17 +37,31 @@ class Tally:
 
 
 def command_again(
-    settings: "SampleSettings", *, prompt: str, n: int, model: str, device: str, dtype: str
+    settings: "SampleSettings",
+    *,
+    prompt: str,
+    n: int,
+    model: str,
+    device: str,
+    dtype: str,
+    attention: str = "auto",
+    unused: Container[str] = (),
 ) -> str:
-    """The command line that gives the same texts, quoted for a shell and on one line."""
+    """The command line that gives the same texts, quoted for a shell and on one line.
+
+    `unused` names settings that the model's family would refuse.
+    """
     draw, schedule = settings.draw, settings.schedule
     words = [
-        *("-m", model, "-L", settings.length, "-s", schedule.steps),
-        *("--alpha-0", schedule.alpha_0, "--schedule", schedule.schedule),
+        *("-m", model, "-L", settings.length),
+        *(() if "steps" in unused else ("-s", schedule.steps)),
+        *(() if "alpha_0" in unused else ("--alpha-0", schedule.alpha_0)),
+        *(() if "schedule" in unused else ("--schedule", schedule.schedule)),
         *("-t", draw.temperature, "--top-p", draw.top_p),
         *(() if draw.top_k is None else ("--top-k", draw.top_k)),
         *("-n", n, "--seed", settings.seed, "--dtype", dtype),
         *(() if device == "auto" else ("--device", device)),
+        *(() if attention == "auto" else ("--attention", attention)),
         *(("--raw",) if settings.raw else ()),
         *(() if settings.kv_cache else ("--no-kv-cache",)),
         *(("--",) if prompt.startswith("-") else ()),

@@ -4,20 +4,21 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-from esogen.checkpoint.config_file import CardDefaults
-from esogen.checkpoint.resolve import TOKENIZER
+from esogen.checkpoint.config_file import CardDefaults, read_config
+from esogen.checkpoint.resolve import CONFIG, TOKENIZER, resolve
 from esogen.cli import training_options as options
 from esogen.cli.options import Device
 from esogen.cli.terminal import Console
 from esogen.cli.training_progress import Progress, measured, shown
 from esogen.errors import Interrupted, UsageError
-from esogen.training.settings import Shape, TrainingSettings
+from esogen.model.families import ALPHA_0, check_used
+from esogen.training.settings import FAMILY, Shape, TrainingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from esogen.model.attention import Attend
-    from esogen.model.config import ModelConfig
+    from esogen.model.config import Family, ModelConfig
     from esogen.model.network import Network
     from esogen.training.data import Rows
     from esogen.training.loop import Precision
@@ -54,12 +55,15 @@ def train(
     clip: options.Clip = 1.0,
     ema: options.Ema = 0.9999,
     seed: options.Seed = 0,
+    family: options.Family = None,
     init: options.Init = None,
     hidden_size: options.HiddenSize = None,
     blocks: options.Blocks = None,
     heads: options.Heads = None,
     cond_dim: options.CondDim = None,
     dropout: options.Dropout = None,
+    block_size: options.BlockSize = None,
+    bos: options.Bos = None,
     resume: options.Resume = False,
     save_every: options.SaveEvery = 500,
     save_dtype: options.SaveDtype = "fp32",
@@ -73,16 +77,32 @@ def train(
     compiled: options.Compile = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train an Eso-LM on text files, or train one further.
+    """Train a model on text files, or train one further.
 
     DIR becomes a model that `esogen sample -m DIR` reads: config.json, tokenizer.json and
     model.safetensors with the averaged weights. state.safetensors beside them is what --resume
     goes on from. Ctrl-C finishes the step in hand and saves.
     """
+    shape = {
+        "family": family,
+        "vocab_size": vocab_size,
+        "length": length,
+        "hidden_size": hidden_size,
+        "blocks": blocks,
+        "heads": heads,
+        "cond_dim": cond_dim,
+        "dropout": dropout,
+        "block_size": block_size,
+    }
+    card = CardDefaults(card_length, card_steps, card_alpha_0, card_schedule)
+    kind = _family(family, init)
     with _flags_named():
+        first_alpha = {"alpha_0": alpha_0[0] if alpha_0 else None}
+        check_used(kind, {**shape, **first_alpha, "bos": bos})
+        check_used(kind, asdict(card), prefix="card_")
         settings = TrainingSettings(
             steps=steps,
-            alphas=tuple(alpha_0 or [1.0]),
+            alphas=tuple(alpha_0 or [ALPHA_0.get(kind, 1.0)]),
             batch_size=batch_size,
             micro_batch=micro_batch or min(batch_size, options.MICRO_BATCH),
             learning_rate=learning_rate,
@@ -94,24 +114,19 @@ def train(
             layout=layout,
             seed=seed,
         )
-    shape = {
-        "vocab_size": vocab_size,
-        "length": length,
-        "hidden_size": hidden_size,
-        "blocks": blocks,
-        "heads": heads,
-        "cond_dim": cond_dim,
-        "dropout": dropout,
-    }
     given = {name: value for name, value in shape.items() if value is not None}
-    job = _Job(files, valid, output, settings, given, tokenizer, init, resume=resume)
-    card = CardDefaults(card_length, card_steps, card_alpha_0, card_schedule)
+    job = _Job(files, valid, output, settings, given, tokenizer, init, bos, resume=resume)
     place = _Place(device, dtype, save_dtype, compiled)
     run = _prepare(job, card, place, Console.stderr(quiet=quiet))
     with shown(steps, quiet=quiet) as progress:
         progress.say(_begins(run))
         _train(run, place.precision(), progress, _Pace(save_every, valid_every))
         progress.say(_written(run))
+
+
+def _family(family: "Family | None", init: str | None) -> "Family":
+    """The kind of model that is trained: what was asked for, or what --init is."""
+    return (family or FAMILY) if init is None else read_config(resolve(init) / CONFIG).model.family
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +140,7 @@ class _Job:
     shape: Mapping[str, Any]
     tokenizer: Path | None
     init: str | None
+    bos: bool | None
     resume: bool
 
 
@@ -234,7 +250,7 @@ def _start(job: _Job, documents: list[str], device: "torch.device", console: Con
     if job.init is not None:
         _refuse_beside_init(job)
         with _flags_named():
-            return from_model(job.init, job.shape.get("dropout"), device)
+            return from_model(job.init, job.shape.get("dropout"), job.bos, device)
     shape = Shape(**job.shape)
     with _flags_named():
         shape.config(shape.vocab_size)  # told before a tokenizer is trained
@@ -244,7 +260,8 @@ def _start(job: _Job, documents: list[str], device: "torch.device", console: Con
     else:
         console.status("training a tokenizer ...")
         tokenizer = new_tokenizer(documents, shape.vocab_size)
-    return from_nothing(shape, tokenizer, job.settings.seed, device)
+    bos = job.settings.layout == "whole" if job.bos is None else job.bos
+    return from_nothing(shape, tokenizer, job.settings.seed, device, bos=bos)
 
 
 def _refuse_beside_init(job: _Job) -> None:
@@ -302,7 +319,7 @@ def _train(run: "Run", precision: "Precision", progress: Progress, pace: _Pace) 
 def _validate(run: "Run", precision: "Precision", progress: Progress, signals: "_Signals") -> None:
     with signals.at_once():
         if found := run.validate(precision):
-            progress.say(f"step {run.trainer.step} · {measured(found)}")
+            progress.say(f"step {run.trainer.step} · {measured(found, run.config.family)}")
 
 
 class _Signals:

@@ -11,6 +11,7 @@ import typer
 
 from esogen.checkpoint.config_file import SCHEDULES, Schedule
 from esogen.cli.options import completing, real, whole, word
+from esogen.model import config
 from esogen.training import settings
 from esogen.training.settings import Shape
 
@@ -191,6 +192,25 @@ Seed = Annotated[
     _whole("--seed", _RECIPE, "The same seed, text and settings give the same weights.", 0),
 ]
 
+Family = Annotated[
+    config.Family | None,
+    _word(
+        "--family",
+        _MODEL,
+        "The kind of model, each with its own published objective.",
+        config.FAMILIES,
+        show_default=f"{settings.FAMILY}, or as in --init",
+    ),
+]
+BlockSize = Annotated[
+    int | None,
+    _whole(
+        "--block-size",
+        _MODEL,
+        "Tokens of a block of bd3lm (published: 4, 8, 16).",
+        show_default=str(_SHAPE.block_size),
+    ),
+]
 Init = Annotated[
     str | None,
     typer.Option(
@@ -225,6 +245,16 @@ Dropout = Annotated[
     float | None,
     _real(
         "--dropout", _MODEL, "Dropout (as published).", _BELOW_1, show_default=str(_SHAPE.dropout)
+    ),
+]
+
+Bos = Annotated[
+    bool | None,
+    typer.Option(
+        "--bos/--no-bos",
+        show_default="with --layout whole, or as in --init",
+        help="Begin every text from end-of-text, so that its first tokens know where they stand.",
+        rich_help_panel=_MODEL,
     ),
 ]
 

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from esogen.cli.terminal import is_terminal
+from esogen.model.families import ALPHA_0
 from esogen.visible import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
+    from esogen.model.config import Family
     from esogen.training.evaluate import Evaluation
     from esogen.training.loop import StepReport
 
@@ -50,14 +52,14 @@ def shown(steps: int, *, quiet: bool) -> Iterator[Progress]:
         yield _Lines(steps)
 
 
-def measured(evaluations: list["Evaluation"]) -> str:
-    """What a validation found, in one line."""
+def measured(evaluations: list["Evaluation"], family: "Family") -> str:
+    """What a validation found, in one line; it is exact, and no bound, left to right only."""
     figures = (
-        f"alpha_0 {found.alpha_0:g}: {found.bits_per_byte.value:.4f} ±"
-        f" {found.bits_per_byte.error:.4f}"
+        ("" if family in ALPHA_0 else f"alpha_0 {found.alpha_0:g}: ")
+        + f"{found.bits_per_byte.value:.4f} ± {found.bits_per_byte.error:.4f}"
         for found in evaluations
     )
-    return f"bits per byte at most · {' · '.join(figures)}"
+    return f"bits per byte{'' if family == 'ar' else ' at most'} · {' · '.join(figures)}"
 
 
 class Meter:

@@ -19,7 +19,7 @@ from esogen.generate.draw import Drawn, DrawSettings, draw
 from esogen.generate.plan import Plan
 from esogen.model.attention import Dense
 from esogen.model.cache import KVCache
-from esogen.model.network import Network
+from esogen.model.network import Network, hidden_after_bos, with_bos
 
 CHUNK = 2**18
 """Logits in memory at once, at most: rows of a wide step are decided in parts of this size."""
@@ -84,9 +84,12 @@ class CachedCalls:
     def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
         positions_BL = progress.order_BL[:, decided - fresh : decided + count]
         ids_BL = progress.canvas_BL.gather(1, positions_BL)
-        hidden_BLD = self._network.hidden(ids_BL, positions_BL, self._cache.attend(fresh + count))
-        self._cache.commit(fresh)
-        return hidden_BLD[:, fresh:]
+        if not self._cache.lengths_B.any():
+            ids_BL, positions_BL = with_bos(self._network.config, ids_BL, positions_BL)
+        width = ids_BL.shape[1]
+        hidden_BLD = self._network.hidden(ids_BL, positions_BL, self._cache.attend(width))
+        self._cache.commit(width - count)
+        return hidden_BLD[:, width - count :]
 
     def keep(self, kept: NDArray[np.int64]) -> None:
         """Drop every row but these."""
@@ -101,7 +104,7 @@ class UncachedCalls:
 
     def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
         ids_BL = progress.canvas_BL.gather(1, progress.order_BL)
-        hidden_BLD = self._network.hidden(ids_BL, progress.order_BL, Dense(causal=True))
+        hidden_BLD = hidden_after_bos(self._network, ids_BL, progress.order_BL, Dense(causal=True))
         return hidden_BLD[:, decided : decided + count]
 
     def keep(self, kept: NDArray[np.int64]) -> None:
@@ -179,7 +182,7 @@ def _drop_ended(progress: Progress, calls: Calls, decided: int, end_of_text: int
     length = progress.canvas_BL.shape[1]
     positions = torch.arange(length, device=progress.canvas_BL.device)
     ends_BL = torch.where(progress.canvas_BL == end_of_text, positions, length)
-    next_B = progress.order_BL[:, decided]
+    next_B = progress.order_BL[:, decided:].amin(1)
     running = np.flatnonzero((ends_BL.amin(1) > next_B).cpu().numpy())
     if 2 * len(running) <= len(progress.rows):
         progress.keep(running)

@@ -1,4 +1,7 @@
-"""Attention over queries, keys and values: one function for every network call.
+"""Attention over queries, keys and values: one signature, computed by torch or by xformers.
+
+torch's own is the reference, the only one on a CPU and the one that training uses; xformers'
+kernels can be chosen for sampling on a GPU.
 
 Shapes: B rows, L queries, M keys, N heads, H head width.
 """
@@ -7,7 +10,26 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+_ALIGNMENT = 8
+"""Elements to whose multiples the rows of a mask must be spaced for xformers."""
+
+
+class Kernel(Protocol):
+    """A way of computing softmax attention; see `attention`, which every other one must equal."""
+
+    def __call__(
+        self,
+        q_BLNH: Tensor,
+        k_BMNH: Tensor,
+        v_BMNH: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+    ) -> Tensor:
+        """Return the output `[B, L, N, H]`."""
+        ...
 
 
 class Attend(Protocol):
@@ -41,6 +63,35 @@ def attention(
     return out_BNLH.transpose(1, 2)
 
 
+def xformers_attention() -> Kernel:
+    """xformers' memory-efficient attention; raises `ImportError` where it cannot be loaded."""
+    from xformers import ops
+
+    def kernel(
+        q_BLNH: Tensor,
+        k_BMNH: Tensor,
+        v_BMNH: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+    ) -> Tensor:
+        bias = (
+            ops.LowerTriangularMask() if causal else None if mask is None else _bias(mask, q_BLNH)
+        )
+        out: Tensor = ops.memory_efficient_attention(q_BLNH, k_BMNH, v_BMNH, attn_bias=bias)
+        return out
+
+    return kernel
+
+
+def _bias(mask: Tensor, q_BLNH: Tensor) -> Tensor:
+    """An added mask `[B or 1, 1, L, M]` as xformers wants it: for every head, rows aligned."""
+    rows, length, heads, _ = q_BLNH.shape
+    places = mask.shape[-1]
+    aligned = pad(mask, (0, -places % _ALIGNMENT))[..., :places]
+    return aligned.expand(rows, heads, length, places)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Dense:
     """Attention of one call over its own input only: what training and the uncached oracle use."""
@@ -51,3 +102,17 @@ class Dense:
     def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
         """Attend under this mask; every layer sees the same one."""
         return attention(q_BLNH, k_BLNH, v_BLNH, self.mask, causal=self.causal)
+
+    def after_bos(self) -> "Dense":
+        """This mask behind one token more, which all rows see and which sees itself alone.
+
+        #...
+        #
+        #  as before
+        #
+        """
+        if self.mask is None:
+            return self
+        mask = pad(self.mask, (1, 0, 1, 0), value=True)
+        mask[..., 0, 1:] = False
+        return Dense(mask)

@@ -12,12 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esogen.model.attention import attention
+from esogen.model.attention import Kernel, attention
 from esogen.model.config import ModelConfig
 
 
 class KVCache:
-    """Room for `capacity` tokens in each of `rows` rows; every row has a length of its own."""
+    """Room for `capacity` tokens in each of `rows` rows; every row has a length of its own.
+
+    A model's bos token, which is no part of the text, has a place besides.
+    """
 
     def __init__(
         self,
@@ -27,9 +30,12 @@ class KVCache:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        kernel: Kernel = attention,
     ) -> None:
-        shape = (config.n_blocks, 2, rows, capacity, config.n_heads, config.head_size)
+        places = capacity + (config.bos_id is not None)
+        shape = (config.n_blocks, 2, rows, places, config.n_heads, config.head_size)
         self._kv = torch.empty(shape, device=device, dtype=dtype)
+        self.kernel = kernel
         self.lengths_B: NDArray[np.int64] = np.zeros(rows, np.int64)
         """Committed tokens of each row; known on the host, so no call waits for a GPU."""
 
@@ -37,14 +43,17 @@ class KVCache:
         """The attention of one call of `width` new tokens a row, causal behind what stands."""
         return CachedAttend(self, width)
 
-    def write(self, layer: int, slots: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> None:
-        """Lay keys and values into `slots`, flat indices `[B * L]` over rows and places."""
+    def write(self, layer: int, places: slice | Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> None:
+        """Lay keys and values into `places`: the same of every row, or flat indices `[B * L]`."""
         for part, x_BLNH in enumerate((k_BLNH, v_BLNH)):
-            self._kv[layer, part].flatten(0, 1).index_copy_(0, slots, x_BLNH.flatten(0, 1))
+            if isinstance(places, slice):
+                self._kv[layer, part, :, places] = x_BLNH
+            else:
+                self._kv[layer, part].flatten(0, 1).index_copy_(0, places, x_BLNH.flatten(0, 1))
 
-    def read(self, layer: int, places: int) -> tuple[Tensor, Tensor]:
+    def read(self, layer: int, places: int) -> tuple[Tensor, ...]:
         """Keys and values `[B, M, N, H]` of the first `places` places, as views."""
-        return self._kv[layer, 0, :, :places], self._kv[layer, 1, :, :places]
+        return self._kv[layer, :, :, :places].unbind()
 
     def commit(self, count_B: int | NDArray[np.int64]) -> None:
         """Make the first `count_B` tokens of the last call permanent."""
@@ -93,33 +102,38 @@ class CachedAttend:
     """
 
     def __init__(self, cache: KVCache, width: int) -> None:
-        self._cache, device = cache, cache.device
-        self._places = int(cache.lengths_B.max()) + width
-        if self._places > cache.capacity:
-            raise ValueError(f"{self._places} tokens do not fit a cache of {cache.capacity}")
-        first_B1 = torch.arange(len(cache.lengths_B), device=device)[:, None] * cache.capacity
-        place_BL = _standing(cache) + torch.arange(width, device=device)
-        self._slots = (place_BL + first_B1).flatten()
-        self._causal = self._places == width
-        alone = width == 1 == len(place_BL)
-        self._mask = None if self._causal or alone else self._added(place_BL)
+        self._cache, self._seen = cache, int(cache.lengths_B.max()) + width
+        if self._seen > cache.capacity:
+            raise ValueError(f"{self._seen} tokens do not fit a cache of {cache.capacity}")
+        level = cache.lengths_B.min() == self._seen - width
+        self._new = slice(self._seen - width, self._seen) if level else _slots(cache, width)
+        self._causal = self._seen == width
+        self._mask = None if self._causal or (level and width == 1) else self._added(width)
 
-    def _added(self, place_BL: Tensor) -> Tensor:
+    def _added(self, width: int) -> Tensor:
         """The mask `[B or 1, 1, L, M]` as numbers added to the scores, made once for all layers."""
-        hidden_BLM = torch.arange(self._places, device=place_BL.device) > place_BL[..., None]
-        mask = torch.zeros(hidden_BLM.shape, dtype=self._cache.dtype, device=place_BL.device)
+        place_BL1 = _places(self._cache, width)[..., None]
+        hidden_BLM = torch.arange(self._seen, device=place_BL1.device) > place_BL1
+        mask = torch.zeros(hidden_BLM.shape, dtype=self._cache.dtype, device=place_BL1.device)
         return mask.masked_fill_(hidden_BLM, -torch.inf)[:, None]
 
     def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
-        self._cache.write(layer, self._slots, k_BLNH, v_BLNH)
-        k_BMNH, v_BMNH = self._cache.read(layer, self._places)
-        return attention(q_BLNH, k_BMNH, v_BMNH, self._mask, causal=self._causal)
+        self._cache.write(layer, self._new, k_BLNH, v_BLNH)
+        k_BMNH, v_BMNH = self._cache.read(layer, self._seen)
+        kernel = self._cache.kernel
+        return kernel(q_BLNH, k_BMNH, v_BMNH, self._mask, causal=self._causal)
 
 
-def _standing(cache: KVCache) -> Tensor:
-    """Lengths `[B, 1]`, or `[1, 1]` where all are equal, on the cache's device."""
-    first = int(cache.lengths_B[0])
+def _slots(cache: KVCache, width: int) -> Tensor:
+    """Where new tokens go, flat `[B * L]` over rows and places."""
+    first_B1 = torch.arange(len(cache.lengths_B), device=cache.device)[:, None] * cache.capacity
+    return (_places(cache, width) + first_B1).flatten()
+
+
+def _places(cache: KVCache, width: int) -> Tensor:
+    """Places `[B, L]` of new tokens, or `[1, L]` where all rows stand at one length."""
+    new_L, first = torch.arange(width, device=cache.device), int(cache.lengths_B[0])
     if (cache.lengths_B == first).all():
-        return torch.full((1, 1), first, device=cache.device)
-    return torch.from_numpy(cache.lengths_B)[:, None].to(cache.device)
+        return new_L[None] + first
+    return torch.from_numpy(cache.lengths_B).to(cache.device)[:, None] + new_L

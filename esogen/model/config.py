@@ -15,7 +15,9 @@ class ModelConfig:
     """Sizes of one network of the family.
 
     Sizes are counts of tokens (`vocab_size`, `model_length`, `block_size`), channels
-    (`hidden_size`, `cond_dim`), blocks and heads. The mask token is always the last id.
+    (`hidden_size`, `cond_dim`), blocks and heads. The mask token is always the last id. `bos_id`:
+    the token given at position -1 of every text, None where a text begins with nothing; without
+    it a mask that sees no clean token cannot know how far from the beginning it stands.
     Raises `ValueError` naming field, value and allowed range.
     """
 
@@ -28,6 +30,7 @@ class ModelConfig:
     cond_dim: int = 128
     dropout: float = 0.1
     block_size: int = 1
+    bos_id: int | None = None
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -43,6 +46,8 @@ class ModelConfig:
                 f"hidden_size is {self.hidden_size} with n_heads {self.n_heads};"
                 " it must divide into heads of an even width"
             )
+        if self.bos_id is not None and not 0 <= self.bos_id < self.mask_id:
+            raise ValueError(f"bos_id is {self.bos_id}; it must be from 0 to {self.mask_id - 1}")
 
     def _check_at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

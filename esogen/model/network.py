@@ -7,13 +7,13 @@ Shapes: B rows, L tokens of this call, N heads, H head width, D model width, V v
 """
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from esogen.model.attention import Attend
+from esogen.model.attention import Attend, Dense
 from esogen.model.config import TIME_FEATURES, ModelConfig
 
 ROTARY_BASE = 10_000.0
@@ -61,6 +61,36 @@ class Network(nn.Module):
 
     def _condition(self) -> Tensor | None:
         return None if self.sigma_map is None else F.silu(self.sigma_map.forward())
+
+
+class Hidden(Protocol):
+    """What runs the blocks: a network, or its compiled calls."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The shape of the network."""
+        ...
+
+    def hidden(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, /) -> Tensor:
+        """All blocks: `[B, L, D]`."""
+        ...
+
+
+def with_bos(config: ModelConfig, ids_BL: Tensor, positions_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """The same tokens behind the one that every text begins from, `[B, 1 + L]`, if there is one."""
+    if config.bos_id is None:
+        return ids_BL, positions_BL
+    return F.pad(ids_BL, (1, 0), value=config.bos_id), F.pad(positions_BL, (1, 0), value=-1)
+
+
+def hidden_after_bos(
+    network: Hidden, ids_BL: Tensor, positions_BL: Tensor, attend: Dense
+) -> Tensor:
+    """`network.hidden` of a whole text, `[B, L, D]`, behind the model's bos token if it has one."""
+    if network.config.bos_id is None:
+        return network.hidden(ids_BL, positions_BL, attend)
+    ids_BL, positions_BL = with_bos(network.config, ids_BL, positions_BL)
+    return network.hidden(ids_BL, positions_BL, attend.after_bos())[:, 1:]
 
 
 class Embedding(nn.Module):
@@ -170,23 +200,28 @@ class Block(nn.Module):
         self, x: Tensor, condition: Tensor | None, rotation: Rotation, attend: Attend
     ) -> Tensor:
         if self.adaLN_modulation is None:
-            x = x + self._drop(self._attend(self.norm1(x), rotation, attend))
-            return x + self._drop(self.mlp(self.norm2(x)))
+            x = x + self._drop(self._attend(self.norm1.forward(x), rotation, attend))
+            return x + self._drop(self._mlp(self.norm2.forward(x)))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6)
-        attended = self._attend(modulate(self.norm1(x), shift1, scale1), rotation, attend)
+        attended = self._attend(modulate(self.norm1.forward(x), shift1, scale1), rotation, attend)
         x = torch.addcmul(x, gate1, self._drop(attended))
         return torch.addcmul(
-            x, gate2, self._drop(self.mlp(modulate(self.norm2(x), shift2, scale2)))
+            x, gate2, self._drop(self._mlp(modulate(self.norm2.forward(x), shift2, scale2)))
         )
 
     def _attend(self, x_BLD: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        qkv = self.attn_qkv(x_BLD).unflatten(-1, (3, self.n_heads, self.head_size))
+        packed = self.attn_qkv.forward(x_BLD)
+        qkv = packed.view(*x_BLD.shape[:-1], 3, self.n_heads, self.head_size)
         q_BLNH, k_BLNH = rotate(qkv[..., :2, :, :], rotation).unbind(-3)
         out_BLNH = attend(self.layer, q_BLNH, k_BLNH, qkv[..., 2, :, :])
-        return self.attn_out(out_BLNH.flatten(-2))  # type: ignore[no-any-return]
+        return self.attn_out.forward(out_BLNH.flatten(-2))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        up, gelu, down = cast(tuple[nn.Linear, nn.GELU, nn.Linear], tuple(self.mlp))
+        return down.forward(gelu.forward(up.forward(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return F.dropout(x, self.dropout) if self.training else x
 
 
 class OutputLayer(nn.Module):

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from esogen.generate.streams import Purpose, stream
+from esogen.model.config import ModelConfig
+from esogen.model.families import ALPHA_0
 from esogen.training.data import Rows, batch_indices
 from esogen.training.objective import (
     TIME_EPS,
@@ -22,6 +24,13 @@ from esogen.training.objective import (
     diffusion_noise,
     sequential_loss,
     sequential_noise,
+)
+from esogen.training.peer_objectives import (
+    bd3lm_loss,
+    block_noise,
+    mdlm_loss,
+    next_token_loss,
+    whole_noise,
 )
 from esogen.training.settings import TrainingSettings
 
@@ -52,8 +61,8 @@ class Share:
         return self.row_loss(network, self.x_BL, self.noise).sum() * self.scale
 
 
-def shares(rows: Rows, settings: TrainingSettings, step: int) -> list[Share]:
-    """The batch of step `step`."""
+def shares(rows: Rows, settings: TrainingSettings, step: int, config: ModelConfig) -> list[Share]:
+    """The batch of step `step`, by the objective of the network's family."""
     indices = batch_indices(len(rows), settings.batch_size, step, settings.seed)
     parts = np.array_split(indices, len(settings.alphas))
     batch = []
@@ -61,7 +70,10 @@ def shares(rows: Rows, settings: TrainingSettings, step: int) -> list[Share]:
         random = stream(settings.seed, Purpose.TRAINING, 1, step, i)
         x_BL = torch.from_numpy(rows.ids_RL[part].astype(np.int64))
         share_of_batch = len(part) / len(indices)
-        batch += _terms(x_BL, alpha_0, random, share_of_batch)
+        if config.family in ALPHA_0:
+            batch.append(_peer_term(x_BL, random, share_of_batch, config))
+        else:
+            batch += _terms(x_BL, alpha_0, random, share_of_batch)
     return batch
 
 
@@ -89,6 +101,25 @@ def _terms(
         scale = share_of_batch / ((rows - split) * length)
         terms.append(Share(x_BL[split:], noise, sequential_loss, scale))
     return terms
+
+
+def _peer_term(
+    x_BL: Tensor, random: np.random.Generator, share_of_batch: float, config: ModelConfig
+) -> Share:
+    """All rows under the one term that the families beside Eso-LM have."""
+    (rows, length), scale = x_BL.shape, share_of_batch / x_BL.numel()
+    if config.family == "ar":
+        return Share(x_BL, whole_noise(x_BL), next_token_loss, scale)
+    uniforms = torch.from_numpy(random.random((rows, length, 2)))
+    if config.family == "mdlm":
+        times = torch.from_numpy(low_discrepancy_times(random, rows))
+        return Share(x_BL, diffusion_noise(uniforms, times, alpha_0=1.0), mdlm_loss, scale)
+    blocks = -(-length // config.block_size)
+    in_turn = low_discrepancy_times(random, rows * blocks)
+    shuffled = in_turn[random.random(rows * blocks).argsort()]  # or a row's blocks would be alike
+    t_BG = torch.from_numpy(shuffled.reshape(rows, blocks))
+    noise = block_noise(uniforms[..., 0], t_BG, config.block_size)
+    return Share(x_BL, noise, bd3lm_loss, scale)
 
 
 def low_discrepancy_times(random: np.random.Generator, rows: int) -> np.ndarray:

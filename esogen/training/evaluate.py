@@ -7,7 +7,7 @@ Shapes: B rows of a batch, L positions, R rows in all, T = 2 terms of the bound.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esogen.generate.streams import Purpose, stream
+from esogen.model.config import Family
+from esogen.model.families import ALPHA_0
 from esogen.model.network import Network
 from esogen.training.batch import RowLoss
 from esogen.training.data import Rows
@@ -28,6 +30,15 @@ from esogen.training.objective import (
     sequential_loss,
     sequential_noise,
 )
+from esogen.training.peer_objectives import (
+    bd3lm_loss,
+    block_decision_noise,
+    mdlm_loss,
+    next_token_loss,
+    whole_noise,
+)
+
+_DIFFUSION: Mapping[Family, RowLoss] = {"mdlm": mdlm_loss, "bd3lm": bd3lm_loss}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +83,13 @@ def evaluate(
     """Estimate the bound of `rows` (best those of `windows`) under `alpha_0` in [0, 1].
 
     `samples` draws a row; `batch` rows at a time, which changes no draw. `network` may be
-    folded or not. Raises `ValueError` where there is nothing to evaluate.
+    folded or not. A left-to-right model's figure is exact, whatever is drawn. Raises `ValueError`
+    where there is nothing to evaluate, and for an `alpha_0` that the network's family has not.
     """
+    family = network.config.family
+    if ALPHA_0.get(family, alpha_0) != alpha_0:
+        raise ValueError(f"alpha_0 is {alpha_0}; of the family {family} it is {ALPHA_0[family]}")
+
     if not len(rows) or samples < 1:
         raise ValueError(
             f"there are {len(rows)} rows and {samples} samples; each must be at least 1"
@@ -122,12 +138,18 @@ class _Draws:
         counted_BL = torch.from_numpy(np.arange(width) < counted_B[:, None])
         uniforms_BL2 = torch.from_numpy(np.stack([self._uniforms(row, width) for row in part]))
         x_BL = torch.from_numpy(self.rows.ids_RL[part, :width].astype(np.int64))
-        nats_TB = np.zeros((2, len(part)))
+        config, nats_TB = network.config, np.zeros((2, len(part)))
         if self.alpha_0 > 0.0:
             places_B = torch.from_numpy(self.places_R[part])
-            noise = decision_noise(uniforms_BL2, places_B, self.alpha_0, counted_BL)
-            nats_TB[0] = _on_device(diffusion_loss, network, x_BL, noise)
-        if self.alpha_0 < 1.0:
+            if config.family == "bd3lm":
+                noise = block_decision_noise(uniforms_BL2, places_B, counted_BL, config.block_size)
+            else:
+                noise = decision_noise(uniforms_BL2, places_B, self.alpha_0, counted_BL)
+            row_loss = _DIFFUSION.get(config.family, diffusion_loss)
+            nats_TB[0] = _on_device(row_loss, network, x_BL, noise)
+        if self.alpha_0 < 1.0 and config.family == "ar":
+            nats_TB[1] = _on_device(next_token_loss, network, x_BL, whole_noise(x_BL, counted_BL))
+        elif self.alpha_0 < 1.0:
             noise = sequential_noise(uniforms_BL2, self.alpha_0, counted_BL)
             nats_TB[1] = _on_device(sequential_loss, network, x_BL, noise)
         return nats_TB

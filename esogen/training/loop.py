@@ -106,7 +106,7 @@ class Trainer:
         """The batch's loss, its gradients added up over passes of `micro_batch` rows."""
         device = next(iter(self.parameters.values())).device
         total = torch.zeros((), device=device)
-        for share in shares(self.rows, self.settings, self.step):
+        for share in shares(self.rows, self.settings, self.step, self.network.config):
             for part in share.passes(self.settings.micro_batch):
                 with precision():
                     loss = part.to(device).loss(self._forward)

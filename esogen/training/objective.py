@@ -1,5 +1,7 @@
 """The hybrid objective of Eso-LM (arXiv 2506.01928, section 3), written as two terms per row.
 
+Variant (A) differs from (B) in who sees whom: its clean tokens see each other both ways.
+
     NELBO per token = diffusion term + autoregressive term
 
 Each term is estimated from rows of its own, and every row is corrupted by a `Noise` that was drawn
@@ -9,6 +11,7 @@ Shapes: B rows, L positions, K decided tokens, D model width, V vocabulary. Sort
 tokens, then masks, then what is not part of the text.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,24 +20,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from esogen.model import patterns
-from esogen.model.attention import Attend, Dense
-from esogen.model.config import ModelConfig
+from esogen.model.attention import Dense
+from esogen.model.network import Hidden, hidden_after_bos
 
 TIME_EPS = 1e-3
 """Times are drawn from [TIME_EPS, 1]: the weight of the diffusion term grows as 1 / t."""
 
 
-class Forward(Protocol):
+class Forward(Hidden, Protocol):
     """The calls of a network that a loss makes: the network itself has them, or it compiled."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The shape of the network."""
-        ...
-
-    def hidden(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, /) -> Tensor:
-        """All blocks: `[B, L, D]`."""
-        ...
 
     def logits(self, hidden_KD: Tensor, /) -> Tensor:
         """The output layer over the given rows: `[K, V]`."""
@@ -46,20 +40,34 @@ class Noise:
     """How rows are corrupted, in sorted order.
 
     `order_BL` int64: natural position at each sorted index. `masked_BL` bool: sorted indices whose
-    token is hidden and has a loss. `weight_B` float32: factor of the row's loss.
+    token is hidden and has a loss. `weight_BL` float32: factor of each loss, `[B, 1]` where all of
+    a row have one. `counted_B` int64: sorted indices that are part of the text, all if None.
     """
 
     order_BL: Tensor
     masked_BL: Tensor
-    weight_B: Tensor
+    weight_BL: Tensor
+    counted_B: Tensor | None = None
 
     def to(self, device: torch.device) -> "Noise":
         """The same noise on another device."""
-        return Noise(self.order_BL.to(device), self.masked_BL.to(device), self.weight_B.to(device))
+        return self._each(lambda tensor: tensor.to(device))
 
     def rows(self, part: slice) -> "Noise":
         """The noise of some of the rows."""
-        return Noise(self.order_BL[part], self.masked_BL[part], self.weight_B[part])
+        return self._each(lambda tensor: tensor[part])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Noise":
+        counted_B = None if self.counted_B is None else change(self.counted_B)
+        order_BL, masked_BL = change(self.order_BL), change(self.masked_BL)
+        return Noise(order_BL, masked_BL, change(self.weight_BL), counted_B)
+
+    @property
+    def clean_B(self) -> Tensor:
+        """How many tokens of each text are not hidden."""
+        hidden_B = self.masked_BL.sum(1)
+        counted = self.masked_BL.shape[1] if self.counted_B is None else self.counted_B
+        return counted - hidden_B
 
 
 def diffusion_noise(
@@ -122,18 +130,22 @@ def _sorted(
         group_BL = torch.where(counted_BL, group_BL, 2.0)
         masked_BL = masked_BL & counted_BL
     order_BL = (group_BL + rank_BL).argsort(dim=1, stable=True)
-    return Noise(order_BL, masked_BL.gather(1, order_BL), weight_B.float())
+    counted_B = None if counted_BL is None else counted_BL.sum(1)
+    return Noise(order_BL, masked_BL.gather(1, order_BL), weight_B.float()[:, None], counted_B)
 
 
 def diffusion_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
     """Weighted sum over hidden tokens of `-log p(x_l | z_t)`, in nats, `[B]`.
 
-    One pass over the text with its hidden tokens replaced by masks, causal in sorted order.
+    One pass over the text with its hidden tokens replaced by masks, causal in sorted order; in (A)
+    clean tokens see each other both ways.
     """
     clean_BL = x_BL.gather(1, noise.order_BL)
     z_BL = clean_BL.masked_fill(noise.masked_BL, network.config.mask_id)
-    hidden_BLD = network.hidden(z_BL, noise.order_BL, Dense(causal=True))
-    return _loss(network, hidden_BLD, clean_BL, noise)
+    prefixed = network.config.family == "esolm-a"
+    attend = Dense(_clean_half(network, noise)) if prefixed else Dense(causal=True)
+    hidden_BLD = hidden_after_bos(network, z_BL, noise.order_BL, attend)
+    return hidden_nats(network, hidden_BLD, clean_BL, noise)
 
 
 def sequential_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
@@ -144,16 +156,24 @@ def sequential_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
     """
     clean_BL = x_BL.gather(1, noise.order_BL)
     z_BL = clean_BL.masked_fill(noise.masked_BL, network.config.mask_id)
-    length, device = x_BL.shape[1], x_BL.device
-    mask = patterns.two_halves(patterns.causal(length, device))
-    hidden_BMD = network.hidden(
-        torch.cat([z_BL, clean_BL], 1), torch.cat([noise.order_BL] * 2, 1), Dense(mask)
+    mask = patterns.two_halves(_clean_half(network, noise))
+    hidden_BMD = hidden_after_bos(
+        network, torch.cat([z_BL, clean_BL], 1), torch.cat([noise.order_BL] * 2, 1), Dense(mask)
     )
-    return _loss(network, hidden_BMD[:, :length], clean_BL, noise)
+    return hidden_nats(network, hidden_BMD[:, : x_BL.shape[1]], clean_BL, noise)
 
 
-def _loss(network: Forward, hidden_BLD: Tensor, clean_BL: Tensor, noise: Noise) -> Tensor:
+def _clean_half(network: Forward, noise: Noise) -> Tensor:
+    """Which clean tokens see which, `[..., L, L]`."""
+    length, device = noise.order_BL.shape[1], noise.order_BL.device
+    if network.config.family == "esolm-a":
+        return patterns.prefix(noise.clean_B, length)
+    return patterns.causal(length, device)
+
+
+def hidden_nats(network: Forward, hidden_BLD: Tensor, clean_BL: Tensor, noise: Noise) -> Tensor:
+    """Weighted sum of `-log p` of the hidden tokens, in nats, `[B]`, from their hidden states."""
     logits_KV = network.logits(hidden_BLD[noise.masked_BL])
     nats_K = F.cross_entropy(logits_KV, clean_BL[noise.masked_BL], reduction="none")
     nats_BL = torch.zeros_like(noise.masked_BL, dtype=nats_K.dtype)
-    return nats_BL.masked_scatter(noise.masked_BL, nats_K).sum(1) * noise.weight_B
+    return (nats_BL.masked_scatter(noise.masked_BL, nats_K) * noise.weight_BL).sum(1)

@@ -11,17 +11,17 @@ import tokenizers
 import torch
 
 from esogen.checkpoint.config_file import Card, CardDefaults, read_config
-from esogen.checkpoint.folder import save_checkpoint
+from esogen.checkpoint.folder import begun, save_checkpoint
 from esogen.checkpoint.resolve import CONFIG, TOKENIZER, WEIGHTS, resolve
 from esogen.checkpoint.tokenizer import Tokenizer, train_tokenizer
 from esogen.checkpoint.weights import build, read_tensors
-from esogen.errors import CheckpointError, EsogenError, UsageError
+from esogen.errors import EsogenError, UsageError
 from esogen.model.config import ModelConfig
 from esogen.model.network import Network, initialise
 from esogen.training.data import Rows
 from esogen.training.evaluate import Evaluation, evaluate
 from esogen.training.loop import Precision, Trainer
-from esogen.training.settings import FAMILY, Shape
+from esogen.training.settings import Shape
 from esogen.training.state import STATE, Configuration, configuration, restore, write_state
 
 
@@ -34,30 +34,34 @@ class Start:
     defaults: CardDefaults = field(default_factory=CardDefaults)
 
 
-def from_nothing(shape: Shape, tokenizer: Tokenizer, seed: int, device: torch.device) -> Start:
+def from_nothing(
+    shape: Shape, tokenizer: Tokenizer, seed: int, device: torch.device, *, bos: bool
+) -> Start:
     """Fresh weights, the same for the same seed on every device.
 
+    With `bos`, every text begins from end-of-text; a left-to-right one always does.
     Raises `ValueError` for sizes that make no network.
     """
-    network = Network(shape.config(tokenizer.size + 1))
+    bos_id = tokenizer.end_of_text if bos else None
+    config = begun(replace(shape.config(tokenizer.size + 1), bos_id=bos_id), tokenizer)
+    network = Network(config)
     initialise(network, torch.Generator().manual_seed(seed))
     return Start(network.to(device), tokenizer)
 
 
-def from_model(name: str, dropout: float | None, device: torch.device) -> Start:
+def from_model(name: str, dropout: float | None, bos: bool | None, device: torch.device) -> Start:
     """The weights of a model folder, to be trained further in float32.
 
-    `dropout` replaces the model's own. Raises `CheckpointError` where it cannot be read or is no
-    Eso-LM (B), `ValueError` for a dropout out of range.
+    `dropout` and `bos` replace the model's own. Raises `CheckpointError` where it cannot be read,
+    `ValueError` for a dropout out of range.
     """
     folder = resolve(name)
     card = read_config(folder / CONFIG)
-    if card.model.family != FAMILY:
-        raise CheckpointError(
-            f"{name} is a model of the family {card.model.family}; only {FAMILY} can be trained"
-        )
     config = card.model if dropout is None else replace(card.model, dropout=dropout)
     tokenizer = Tokenizer.read(folder / TOKENIZER, config.vocab_size)
+    if bos is not None:
+        config = replace(config, bos_id=tokenizer.end_of_text if bos else None)
+    config = begun(config, tokenizer)
     tensors = read_tensors(folder / WEIGHTS, config)
     network = build(config, tensors, folded=False, device=device, dtype=torch.float32)
     return Start(network.requires_grad_(requires_grad=True), tokenizer, card.defaults)

@@ -14,7 +14,7 @@ Layout = Literal["whole", "packed"]
 Decay = Literal["constant", "linear", "cosine"]
 
 FAMILY: Family = "esolm-b"
-"""The family that the objective is written for: causal in sorted order everywhere."""
+"""The family that is trained unless said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,12 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The network of a run that begins with nothing; `vocab_size` counts the mask token."""
+    """The network of a run that begins with nothing; `vocab_size` counts the mask token.
 
+    `block_size` is BD3-LM's alone.
+    """
+
+    family: Family = FAMILY
     vocab_size: int = 4096
     length: int = 256
     hidden_size: int = 256
@@ -90,11 +94,12 @@ class Shape:
     heads: int = 4
     cond_dim: int = 16
     dropout: float = 0.1
+    block_size: int = 4
 
     def config(self, vocab_size: int) -> ModelConfig:
         """This shape with the vocabulary of a tokenizer that may be smaller than asked."""
         return ModelConfig(
-            FAMILY,
+            self.family,
             vocab_size=vocab_size,
             model_length=self.length,
             hidden_size=self.hidden_size,
@@ -102,6 +107,7 @@ class Shape:
             n_heads=self.heads,
             cond_dim=self.cond_dim,
             dropout=self.dropout,
+            block_size=self.block_size if self.family == "bd3lm" else 1,
         )
 
 

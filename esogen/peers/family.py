@@ -1,0 +1,78 @@
+"""How each family samples: its plan and its calls. Everything else of a run is common to all."""
+
+from esogen.errors import UsageError
+from esogen.generate import denoise
+from esogen.generate.denoise import Calls
+from esogen.generate.plan import Plan, Positions, ScheduleSettings, make_plan
+from esogen.model.attention import Kernel, attention
+from esogen.model.cache import KVCache
+from esogen.model.config import ModelConfig
+from esogen.model.network import Network
+from esogen.peers import ar, bd3lm, esolm_a
+from esogen.peers.mdlm import WholeTextCalls
+
+
+def plan_for(
+    config: ModelConfig,
+    settings: ScheduleSettings,
+    seed: int,
+    samples: range,
+    *,
+    given: Positions,
+    blank: Positions,
+) -> Plan:
+    """The plan of samples number `samples` of `seed`; `given` and `blank` as in `make_plan`.
+
+    Raises `UsageError` where a family that goes left to right is given a token after a blank.
+    """
+    if config.family not in ("bd3lm", "ar"):
+        return make_plan(settings, seed, samples, given, blank)
+    if len(given) and len(blank) and given[-1] > blank[0]:
+        raise UsageError(
+            f"token {blank[0]} is to be decided and token {given[-1]} is given, but a model of the"
+            f" family {config.family} does not see what comes later; give a prompt alone, or"
+            " choose another model"
+        )
+    plan = make_plan(ScheduleSettings(1, alpha_0=0.0), seed, samples, given, blank)
+    plan.order_BL[:, : plan.given] = given
+    if config.family == "ar":
+        return plan
+    return bd3lm.shuffled_in_blocks(plan, seed, samples, config.block_size)
+
+
+def calls_for(network: Network, plan: Plan, *, cached: bool, kernel: Kernel = attention) -> Calls:
+    """Fresh calls for a run of `plan`, with the family's KV cache, attended by `kernel`, or not."""
+    family, prefix = network.config.family, esolm_a.prefix_length(plan)
+    if family == "mdlm":
+        return WholeTextCalls(network)
+    if not cached:
+        return _uncached(network, prefix)
+    cache = _cache(network, plan, kernel)
+    match family:
+        case "esolm-a":
+            return esolm_a.CachedCalls(network, cache, prefix)
+        case "bd3lm":
+            return bd3lm.CachedCalls(network, cache)
+        case "ar":
+            return ar.CachedCalls(network, cache)
+        case _:
+            return denoise.CachedCalls(network, cache)
+
+
+def _uncached(network: Network, prefix: int) -> Calls:
+    match network.config.family:
+        case "esolm-a":
+            return esolm_a.UncachedCalls(network, prefix)
+        case "bd3lm":
+            return bd3lm.UncachedCalls(network)
+        case "ar":
+            return ar.UncachedCalls(network)
+        case _:
+            return denoise.UncachedCalls(network)
+
+
+def _cache(network: Network, plan: Plan, kernel: Kernel) -> KVCache:
+    rows, length = plan.order_BL.shape
+    like = network.vocab_embed.embedding
+    device, dtype = like.device, like.dtype
+    return KVCache(network.config, rows, length, device=device, dtype=dtype, kernel=kernel)
