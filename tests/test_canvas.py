@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -67,6 +67,7 @@ def flowed(text: str, width: int) -> list[str]:
 # What the text reads
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_text_that_is_decided_reads_as_it_will_be_written(
     tiny_tokenizer: Tokenizer, data: st.DataObject
@@ -79,6 +80,7 @@ def test_a_text_that_is_decided_reads_as_it_will_be_written(
         assert "\n".join(found).rstrip("\n") == "\n".join(expected).rstrip("\n")
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_half_a_character_is_never_seen(tiny_tokenizer: Tokenizer, data: st.DataObject) -> None:
     text = data.draw(st.sampled_from([*STORIES, MIXED, "你好，世界。" * 4, "👩‍👩‍👧🇩🇪" * 3]))
@@ -134,6 +136,7 @@ def test_what_stands_behind_the_end_of_text_is_not_seen(
     assert (len(raw.tokens_L), raw.ended) == (len(whole), False)
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=20), width=st.integers(1, 30))
 def test_nothing_that_is_shown_can_steer_a_terminal(
     tiny_tokenizer: Tokenizer, text: str, width: int
@@ -146,6 +149,7 @@ def test_nothing_that_is_shown_can_steer_a_terminal(
 # Where it stands
 
 
+@settings(deadline=None)
 @given(text=st.sampled_from([*STORIES, MIXED, "你好，世界。" * 9]), width=st.integers(6, 40))
 def test_no_line_is_wider_than_the_screen_and_no_word_is_lost(text: str, width: int) -> None:
     safe = visible(text)
@@ -273,6 +277,7 @@ def test_the_bar_marks_where_the_phases_meet(step: int, diffusion: int, expected
     assert texts([line]) == [expected]
 
 
+@settings(deadline=None)
 @given(
     columns=st.integers(1, 150),
     rows=st.integers(1, 50),

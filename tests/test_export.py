@@ -20,8 +20,10 @@ from esogen.checkpoint.folder import Checkpoint
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.cli.replay import SUFFIXES
 from esogen.errors import EsogenError
+from esogen.view import gif
 from esogen.view.canvas import SURE, UNSURE
 from esogen.view.export import EXPORTS, Reel
+from esogen.view.gif import MOST_ROWS
 from esogen.view.palette import PALETTES, Coloring
 from esogen.view.pieces import GIVEN, pieces_of
 from esogen.view.scene import HOLD, LEAD, Scene, lay_out
@@ -383,6 +385,25 @@ def test_a_gif_plays_as_long_as_the_run_and_its_masks_go(reel: Reel) -> None:
     assert max(late for _, late in masks) > 500
     assert sum(masks[-1]) < 100
     assert len(data) < 2**20
+
+
+def test_a_gif_has_room_for_so_many_rows(tiny_folder: Path, tiny_checkpoint: Checkpoint) -> None:
+    ids = tiny_checkpoint.tokenizer.encode("\n" * MOST_ROWS)
+    header = header_for(tiny_folder, tiny_checkpoint.config.vocab_size)
+    long = Reel(header, [run_over(ids)], tiny_checkpoint.tokenizer)
+    with pytest.raises(EsogenError, match="the text has 201 rows, and a .gif has room for 200"):
+        EXPORTS[".gif"](long)
+
+
+def test_without_a_font_of_the_machine_a_gif_is_drawn_with_that_of_pillow(
+    tiny_folder: Path, tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = _reel("Once upon", tiny_folder, tiny_checkpoint)
+    usual = EXPORTS[".gif"](short)
+    monkeypatch.setattr(gif, "_MONOSPACED", ())
+    other = EXPORTS[".gif"](short)
+    assert usual != other
+    assert [Image.open(BytesIO(data)).size for data in (usual, other)] == [(720, 189)] * 2
 
 
 def test_without_pillow_a_gif_says_what_to_install(

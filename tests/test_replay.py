@@ -347,6 +347,9 @@ class Session:
     def type(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     def until(self, seen: Callable[[], bool]) -> None:
         """Read on until this is to be seen on the screen."""
         deadline = time.monotonic() + PATIENCE
@@ -411,16 +414,31 @@ def test_a_person_plays_pauses_steps_jumps_resizes_and_quits(trace: Path) -> Non
         assert "made by esogen sample --seed 7 'A cat'" in session.text.replace("\n", "")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGQUIT, -signal.SIGQUIT)],
+)
 def test_a_signal_gives_the_terminal_back(trace: Path, number: signal.Signals, code: int) -> None:
     with Session("replay", str(trace)) as session:
         session.until(lambda: "░" in session.text)
         if number == signal.SIGINT:
             session.type("\x03")
         else:
-            session._process.send_signal(number)
+            session.send(number)
         session.finish()
         assert session.code == code
+        assert session.restored
+
+
+def test_a_replay_that_was_stopped_goes_on_with_its_keys(trace: Path) -> None:
+    with Session("replay", str(trace)) as session:
+        session.until(lambda: "░" in session.text)
+        session.send(signal.SIGTSTP)  # a session of one process is not stopped, but gives way
+        session.until(lambda: b"\x1b[?1049l" in session.sent)
+        session.type("\x1b[H\x1b[C")
+        session.until(lambda: "step 1 of" in session.text and "paused" in session.text)
+        session.type("q")
+        session.finish()
         assert session.restored
 
 

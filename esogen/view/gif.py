@@ -20,6 +20,9 @@ INSTALL = "pip install 'esogen[gif]'"
 RATE = 12.5
 """Frames a second, at most: GIF counts hundredths, and viewers slow down what is faster."""
 
+MOST_ROWS = 200
+"""Of a text: every frame is drawn whole, and seen whole."""
+
 _GLOW = 1.2
 _SHADES = 6
 """Colours between two that meet at the edge of a letter."""
@@ -30,7 +33,12 @@ _MONOSPACED = (
 
 
 def gif(scene: Scene, coloring: Coloring, title: str) -> bytes:
-    """The whole file. Raises `EsogenError` where Pillow is missing."""
+    """The whole file. Raises `EsogenError` where Pillow is missing or the text is too long."""
+    if scene.rows > MOST_ROWS:
+        raise EsogenError(
+            f"the text has {scene.rows} rows, and a .gif has room for {MOST_ROWS};"
+            " export it as .svg, .html or .cast"
+        )
     try:
         from PIL import Image as _  # noqa: F401
     except ImportError:
@@ -57,13 +65,12 @@ class _Film:
         """Every frame, each shown until the next."""
         moments = list(self._moments())
         ends = [*moments[1:], self._scene.timeline.end]
-        frames = [self._frame(moment) for moment in moments]
         file = BytesIO()
-        frames[0].save(
+        self._frame(moments[0]).save(
             file,
             "GIF",
             save_all=True,
-            append_images=frames[1:],
+            append_images=map(self._frame, moments[1:]),
             duration=[round(100 * (end - t)) * 10 for t, end in zip(moments, ends, strict=True)],
             loop=0,
             optimize=False,
@@ -91,9 +98,17 @@ class _Film:
     def _window(self, draw: "ImageDraw") -> None:
         width = self._size[0]
         for x, color in zip((26, 46, 66), self._colors.lights, strict=True):
-            draw.ellipse((x - 6, 19, x + 6, 31), fill=color)
+            self._disc(draw, x, 25, 6, color)
         draw.text((width / 2, 25), self._title, self._colors.quiet, self._words, anchor="mm")
         draw.line((0, 50, width, 50), fill=self._colors.line)
+
+    def _disc(self, draw: "ImageDraw", x: float, y: float, radius: int, color: str) -> None:
+        """A round spot, drawn large and made smaller, so that its edge is soft."""
+        side = 2 * radius + 2
+        mask = self._image.new("L", (8 * side, 8 * side))
+        self._draw(mask).ellipse((8, 8, 8 * side - 9, 8 * side - 9), fill=255)
+        corner = (round(x) - radius - 1, round(y) - radius - 1)
+        draw.bitmap(corner, mask.resize((side, side)), fill=color)
 
     def _run(self, draw: "ImageDraw", run: Run, after: int, second: float) -> None:
         piece = self._scene.pieces[run.piece]
@@ -141,7 +156,7 @@ class _Film:
                 draw.line([(x, y + 1) for x in ends], fill=color, width=4)
         x = left
         for color, words in self._phases():
-            draw.ellipse((x, y + 24, x + 8, y + 32), fill=color)
+            self._disc(draw, x + 4, y + 28, 4, color)
             draw.text((x + 15, y + 28), words, colors.quiet, self._words, anchor="lm")
             x += 40 + self._words.getlength(words)
         masks = scene.masks_left[after]

@@ -29,7 +29,10 @@ from esogen.view.theme import ColorBy, Theme
 RATE = 12.0
 """Frames a second, at most."""
 SHARE = 0.02
-"""Of the CPU time of a run, what the view may use before it draws less often."""
+"""Of the CPU time of a run, what drawing may use before it is done less often.
+
+Less than watching may cost: a frame also takes the network's place in the processor's caches.
+"""
 FRESH = 0.2
 """Seconds for which a token counts as just decided, at least: long enough to be seen."""
 

@@ -3,11 +3,14 @@
 import os
 import re
 import select
+import signal
 import termios
 import time
 import tty
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
+from typing import Self
 
 from esogen.view import theme
 from esogen.view.flow import Line, cells
@@ -207,7 +210,13 @@ def play(player: Player, screen: Screen, painter: Painter, keyboard: int) -> Non
     Screen and keyboard are given back however it ends.
     """
     began = last = time.monotonic()
-    with screen, _Keyboard(keyboard).reading() as keys:
+    keys = _Keyboard(keyboard)
+
+    def leave() -> None:
+        screen.leave()
+        keys.leave()
+
+    with screen, keys, _stopping(leave, keys.enter):
         while not player.over:
             now = time.monotonic()
             player.advance(now - last)
@@ -216,8 +225,31 @@ def play(player: Player, screen: Screen, painter: Painter, keyboard: int) -> Non
             screen.draw(map(painter.text, rows))
             due = player.due
             pause = _IDLE if due is None else min(max(due, _FRAME), _IDLE)
-            for key in keys(pause):
+            for key in keys.pressed(pause):
                 player.press(key)
+
+
+@contextmanager
+def _stopping(leave: Callable[[], None], enter: Callable[[], None]) -> Iterator[None]:
+    """Before a signal stops or ends the process, `leave`; should it go on, `enter`."""
+
+    def hand_back(number: int, frame: FrameType | None) -> None:
+        leave()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        signal.signal(number, hand_back)
+        enter()
+
+    numbers = (signal.SIGTSTP, signal.SIGHUP, signal.SIGQUIT)
+    usual = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number in numbers:
+            if usual[number] is signal.SIG_DFL:
+                signal.signal(number, hand_back)
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, usual[number])
 
 
 class _Keyboard:
@@ -225,19 +257,26 @@ class _Keyboard:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._usual = termios.tcgetattr(descriptor)
         self._begun = ""
 
-    @contextmanager
-    def reading(self) -> Iterator[Callable[[float], Sequence[str]]]:
-        """Yield what reads keys, waiting for the first of them so many seconds at most."""
-        usual = termios.tcgetattr(self._descriptor)
-        try:
-            tty.setcbreak(self._descriptor, termios.TCSADRAIN)
-            yield self._keys
-        finally:
-            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, usual)
+    def __enter__(self) -> Self:
+        self.enter()
+        return self
 
-    def _keys(self, seconds: float) -> Sequence[str]:
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def enter(self) -> None:
+        """Take the keys one by one."""
+        tty.setcbreak(self._descriptor, termios.TCSADRAIN)
+
+    def leave(self) -> None:
+        """Give the keyboard back as it was."""
+        termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._usual)
+
+    def pressed(self, seconds: float) -> Sequence[str]:
+        """The keys that were pressed; waits for the first of them so many seconds at most."""
         if not select.select([self._descriptor], [], [], seconds)[0]:
             return ()
         data = os.read(self._descriptor, 1024)

@@ -82,11 +82,14 @@ class Screen:
     def _in_foreground(self) -> bool:
         try:
             return os.tcgetpgrp(self._descriptor) == os.getpgrp()
-        except OSError:  # a terminal that does not control this process
+        except (AttributeError, OSError):  # no such thing, or a terminal of another session
             return True
 
     def _takes_output(self) -> bool:
-        return bool(select.select([], [self._descriptor], [], 0)[1])
+        try:
+            return bool(select.select([], [self._descriptor], [], 0)[1])
+        except (OSError, ValueError):  # cannot be asked
+            return True
 
     def _write(self, text: str) -> None:
         rest = memoryview(text.encode("utf-8", "replace"))

@@ -90,7 +90,8 @@ class _Grid:
         groups = -(-len(self._frames) // room)
         start = turn % groups * room
         chosen = self._frames[start : start + room]
-        pages = [page(frame, self._width) for frame in chosen] if start or ranks > 1 else first
+        ready = [] if start else first
+        pages = [*ready, *(page(frame, self._width) for frame in chosen[len(ready) :])]
         height = (self._height + 1) // ranks - 1 if ranks > 1 else self._height
         windows = [
             self._window(start + place, chosen[place], each, height, turn // groups)
