@@ -69,8 +69,8 @@ class Scene:
     def masks_left(self) -> tuple[int, ...]:
         """Pieces still to come, before the first call and after each."""
         counts = Counter(piece.step for piece in self.pieces if piece.step != GIVEN)
-        decided = accumulate(counts[call] for call in range(self.calls))
-        return tuple(counts.total() - done for done in (0, *decided))
+        decided = (-counts[call] for call in range(self.calls))
+        return tuple(accumulate(decided, initial=counts.total()))
 
 
 @dataclass(frozen=True, slots=True)
