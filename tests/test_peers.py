@@ -549,6 +549,21 @@ def test_verify_runs_or_says_that_there_is_no_cache(
 
 
 @pytest.mark.parametrize("family", PEERS)
+def test_a_recorded_run_of_every_family_replays(
+    folders: Mapping[Family, Path],
+    family: Family,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    trace = str(tmp_path / "run.trace")
+    words = ["sample", "-m", str(folders[family]), "--seed=0", "--trace", trace, "x"]
+    assert main(words) == 0
+    written = capfd.readouterr().out
+    assert main(["replay", trace]) == 0
+    assert capfd.readouterr().out == written
+
+
+@pytest.mark.parametrize("family", PEERS)
 def test_json_says_nothing_of_what_a_family_has_no_use_for(
     folders: Mapping[Family, Path], family: Family, capfd: pytest.CaptureFixture[str]
 ) -> None:
