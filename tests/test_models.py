@@ -120,6 +120,7 @@ def test_show_explains_a_name_and_downloads_nothing(
     assert (found["family"], found["dtype"], found["vocab_size"]) == ("esolm-b", "F16", "50258")
     assert found["tokenizer"].startswith("openai-community/gpt2, /")
     assert found["licence"] == "not stated"
+    assert found["default alpha_0"] == "0.25"
     assert len(hub.requests) == before
 
 
