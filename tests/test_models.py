@@ -119,7 +119,8 @@ def test_show_explains_a_name_and_downloads_nothing(
     assert hub.endpoint in found["resolved at"]
     assert (found["family"], found["dtype"], found["vocab_size"]) == ("esolm-b", "F16", "50258")
     assert found["tokenizer"].startswith("openai-community/gpt2, /")
-    assert found["licence"] == "not stated"
+    assert found["licence"] == "see its page"
+    assert found["default alpha_0"] == "0.25"
     assert len(hub.requests) == before
 
 

@@ -16,7 +16,7 @@ What only esogen knows stands under a key of its own that the authors' code pass
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -90,6 +90,11 @@ class CardDefaults:
     steps: int | None = None
     alpha_0: float | None = None
     schedule: Schedule | None = None
+
+    def filled(self, others: "CardDefaults") -> "CardDefaults":
+        """These, with those of `others` for what is not given here."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(others, **given)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A checkpoint folder: opened as a network with its tokenizer, or written."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
@@ -64,7 +64,7 @@ def open_checkpoint(name: str, *, device: torch.device, dtype: torch.dtype) -> C
     config = begun(card.model, tokenizer)
     tensors = read_tensors(files.weights, config)
     network = build(config, tensors, folded=True, device=device, dtype=dtype)
-    defaults = _filled(card.defaults, files.defaults)
+    defaults = card.defaults.filled(files.defaults)
     return Checkpoint(network, tokenizer, config, defaults, name, files, stamp)
 
 
@@ -95,10 +95,3 @@ def _stamp(weights: Path) -> Stamp:
     """What changes when the weights file is replaced or written anew."""
     status = weights.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _filled(given: CardDefaults, others: CardDefaults) -> CardDefaults:
-    """`given`, with those of `others` for what it leaves out."""
-    names = [field.name for field in fields(CardDefaults)]
-    values = {name: getattr(given, name) for name in names}
-    return replace(others, **{name: value for name, value in values.items() if value is not None})

@@ -248,10 +248,10 @@ def _fetch_config(order: _Order) -> Path:
     try:
         read_config(path)
     except CheckpointError as error:
-        found = str(error).removeprefix(f"{path}: ")
+        found = str(error).removeprefix(f"{path}: ").partition(";")[0]
         raise CheckpointError(
             f"the hub repository {order.typed} is no model that esogen can read;"
-            f" of its {CONFIG}: {found}"
+            f" of its {CONFIG}: {found}; wanted an Eso-LM, MDLM, BD3-LM or left-to-right network"
         ) from error
     return path
 

@@ -20,8 +20,9 @@ GPT2_VOCABULARY = 50258
 class Published:
     """A checkpoint on the hub that has a short name.
 
-    `parameters` counts numbers, `length` tokens. `licence` is what its authors say; "not stated"
-    where they say nothing. `alpha_0` is what it samples with unless told: what it was trained for.
+    `parameters` counts numbers, `length` tokens. `licence` is what its card says, "see its page"
+    where that was not looked up. `alpha_0` is what it samples with unless told: what it was
+    trained for.
     """
 
     repository: str
@@ -38,7 +39,7 @@ _SMALL = {"parameters": 169_627_218, "length": 1024}
 def _bd3lm(block_size: int) -> Published:
     return Published(
         f"kuleshov-group/bd3lm-owt-block_size{block_size}",
-        "Apache-2.0",
+        "see its page",
         **_SMALL,
         purpose=f"OpenWebText; BD3-LM, left to right in blocks of {block_size}",
     )
@@ -47,14 +48,14 @@ def _bd3lm(block_size: int) -> Published:
 PUBLISHED: Mapping[str, Published] = {
     "eso-1": Published(
         "sahoo-diffusion/Eso-LM-B-alpha-1",
-        "not stated",
+        "see its page",
         **_SMALL,
         purpose="OpenWebText; Eso-LM (B), everything in the diffusion phase (alpha_0 = 1)",
         alpha_0=1.0,
     ),
     "eso-0.25": Published(
         "sahoo-diffusion/Eso-LM-B-alpha-0_25",
-        "not stated",
+        "see its page",
         **_SMALL,
         purpose="OpenWebText; Eso-LM (B), a quarter in the diffusion phase (alpha_0 = 0.25)",
         alpha_0=0.25,

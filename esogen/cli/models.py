@@ -23,7 +23,7 @@ from esogen.errors import CheckpointError, UsageError
 from esogen.visible import one_line
 
 if TYPE_CHECKING:
-    from esogen.checkpoint.config_file import Card
+    from esogen.checkpoint.config_file import CardDefaults
     from esogen.checkpoint.inventory import CachedModel
 
 models = typer.Typer(
@@ -230,7 +230,7 @@ def _of_repository(name: str, reference: Reference) -> Iterator[Fact]:
 def _of_files(files: resolve.ModelFiles) -> Iterator[Fact]:
     card = read_config(files.config)
     yield from asdict(card.model).items()
-    yield from _defaults(card)
+    yield from _defaults(card.defaults.filled(files.defaults))
     for name, value in card.unknown.items():
         yield "unknown field", f"{name} = {value!r}"
     parameters, dtype = _weights(files.weights)
@@ -244,8 +244,8 @@ def _of_files(files: resolve.ModelFiles) -> Iterator[Fact]:
     yield "folder", files.weights.parent.resolve()
 
 
-def _defaults(card: "Card") -> Iterator[Fact]:
-    for label, value in asdict(card.defaults).items():
+def _defaults(defaults: "CardDefaults") -> Iterator[Fact]:
+    for label, value in asdict(defaults).items():
         yield f"default {label}", "not given" if value is None else value
 
 

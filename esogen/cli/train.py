@@ -95,7 +95,8 @@ def train(
         "block_size": block_size,
     }
     card = CardDefaults(card_length, card_steps, card_alpha_0, card_schedule)
-    kind = _family(family, init)
+    console = Console.stderr(quiet=quiet)
+    kind = _family(family, init, console)
     with _flags_named():
         first_alpha = {"alpha_0": alpha_0[0] if alpha_0 else None}
         check_used(kind, {**shape, **first_alpha, "bos": bos})
@@ -117,16 +118,18 @@ def train(
     given = {name: value for name, value in shape.items() if value is not None}
     job = _Job(files, valid, output, settings, given, tokenizer, init, bos, resume=resume)
     place = _Place(device, dtype, save_dtype, compiled)
-    run = _prepare(job, card, place, Console.stderr(quiet=quiet))
+    run = _prepare(job, card, place, console)
     with shown(steps, quiet=quiet) as progress:
         progress.say(_begins(run))
         _train(run, place.precision(), progress, _Pace(save_every, valid_every))
         progress.say(_written(run))
 
 
-def _family(family: "Family | None", init: str | None) -> "Family":
+def _family(family: "Family | None", init: str | None, console: Console) -> "Family":
     """The kind of model that is trained: what was asked for, or what --init is."""
-    return (family or FAMILY) if init is None else read_config(resolve(init).config).model.family
+    if init is None:
+        return family or FAMILY
+    return read_config(resolve(init, console).config).model.family  # a download is watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +252,6 @@ def _start(job: _Job, documents: list[str], device: "torch.device", console: Con
 
     if job.init is not None:
         _refuse_beside_init(job)
-        resolve(job.init, console)  # a download is watched
         with _flags_named():
             return from_model(job.init, job.shape.get("dropout"), job.bos, device)
     shape = Shape(**job.shape)
