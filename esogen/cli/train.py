@@ -370,7 +370,9 @@ def _begins(run: "Run") -> str:
 
 
 def _written(run: "Run") -> str:
+    bare = len(run.folder.parts) == 1  # a bare name might be that of a built-in model
+    named = f"./{run.folder}" if bare else run.folder
     return (
         f"wrote {run.folder}: config.json, tokenizer.json, model.safetensors, state.safetensors;"
-        f" try: esogen sample -m {run.folder}"
+        f" try: esogen sample -m {named}"
     )
