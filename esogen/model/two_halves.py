@@ -38,7 +38,7 @@ class TwoHalves:
 
     def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
         """Attend; every layer sees alike."""
-        sizes = self.masks, self.given + self.masks
+        sizes = [self.masks, self.given + self.masks]
         halves = [torch.split(x_BLNH, sizes, 1) for x_BLNH in (q_BLNH, k_BLNH, v_BLNH)]
         masks, text = zip(*halves, strict=True)
         tiles = [
