@@ -14,7 +14,7 @@ from esogen.likelihood import Numbers
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A log-probability in nats with its standard error (NaN: not known; 0: exact).
+    """A log-probability in nats with its standard error (NaN where one draw says nothing of it).
 
     `orders`: of how many orders (or draws) it was made.
     """

@@ -45,4 +45,6 @@ def _blocks(settings: ScoreSettings, positions: Ids, number: int) -> Ids:
     schedule = next(word for word in SCHEDULES if word == settings.order)
     rule = ScheduleSettings(settings.steps, settings.alpha_0, schedule)
     nothing = np.empty(0, np.int64)
-    return make_plan(rule, settings.seed, range(number, number + 1), nothing, positions).order_BL[0]
+    plan = make_plan(rule, settings.seed, range(number, number + 1), nothing, positions)
+    order_L: Ids = plan.order_BL[0]
+    return order_L

@@ -81,6 +81,11 @@ class ScoreSettings:
             )
 
     @property
+    def passes(self) -> int:
+        """How often each window is read: once for each order, or each draw."""
+        return self.orders if self.bound == "exact" else self.time_samples
+
+    @property
     def kind(self) -> str:
         """Which figure this is, in words."""
         if self.bound == "nelbo":

@@ -7,7 +7,7 @@ from esogen.scoring.settings import ScoreSettings
 
 
 class Window(NamedTuple):
-    """Tokens `start` to before `end` of a text; the first `given` of them are known, not counted."""
+    """Tokens `start` to before `end` of a text; the first `given` are known and not counted."""
 
     start: int
     end: int

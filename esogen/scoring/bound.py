@@ -1,0 +1,72 @@
+"""The training bound (NELBO) of windows: masks drawn as in evaluation, each a function of its key.
+
+Shapes: B draws read together, L positions.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esogen.generate.streams import Purpose, stream
+from esogen.likelihood import Ids, Numbers
+from esogen.model.network import Network
+from esogen.scoring.settings import ScoreSettings
+from esogen.training.objective import (
+    decision_noise,
+    diffusion_loss,
+    sequential_loss,
+    sequential_noise,
+)
+
+_KEY = 3
+"""Of the streams of evaluation, those of this module; `orders` has 2."""
+
+
+class Draw(NamedTuple):
+    """One draw of masks for one window: two uniforms a position, and a place in (0, 1]."""
+
+    tokens_L: Ids
+    uniforms_L2: Numbers
+    place: float
+
+
+def draw_of(settings: ScoreSettings, tokens_L: Ids, key: tuple[int, ...], number: int) -> Draw:
+    """Draw number `number` of the `time_samples` of a window, its place in a stretch of its own."""
+    random = stream(settings.seed, Purpose.EVALUATION, _KEY, *key, number)
+    uniforms = random.random((len(tokens_L) + 1, 2))
+    place = (number + 1.0 - float(uniforms[-1, 0])) / settings.time_samples
+    return Draw(tokens_L, uniforms[:-1], place)
+
+
+@torch.inference_mode()
+def nats_of(network: Network, draws: Sequence[Draw], settings: ScoreSettings) -> Numbers:
+    """Both terms of the bound for each draw, nats, `[B]`.
+
+    `training.evaluate` estimates the same bound; here every draw is reported by itself.
+    """
+    counted_B = torch.tensor([len(draw.tokens_L) for draw in draws])
+    longest = int(counted_B.max())
+    counted_BL = torch.arange(longest) < counted_B[:, None]
+    x_BL = _stack([draw.tokens_L for draw in draws], longest)
+    uniforms_BL2 = _stack([draw.uniforms_L2 for draw in draws], longest)
+    place_B = torch.tensor([draw.place for draw in draws], dtype=torch.float64)
+    device = network.vocab_embed.embedding.device
+    nats_B = torch.zeros(len(draws), dtype=torch.float64)
+    if settings.alpha_0 > 0.0:
+        noise = decision_noise(uniforms_BL2, place_B, settings.alpha_0, counted_BL).to(device)
+        nats_B += diffusion_loss(network, x_BL.to(device), noise).cpu()
+    if settings.alpha_0 < 1.0:
+        noise = sequential_noise(uniforms_BL2, settings.alpha_0, counted_BL).to(device)
+        nats_B += sequential_loss(network, x_BL.to(device), noise).cpu()
+    found: Numbers = nats_B.numpy()
+    return found
+
+
+def _stack(rows: Sequence[np.ndarray], length: int) -> Tensor:
+    stacked = np.zeros((len(rows), length, *rows[0].shape[1:]), rows[0].dtype)
+    for row, values in zip(stacked, rows, strict=True):
+        row[: len(values)] = values
+    return torch.from_numpy(stacked)
