@@ -1,6 +1,7 @@
 """Exact log-probabilities: against the authors', the dense form, all texts, and the sampler."""
 
 import math
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
@@ -71,6 +72,17 @@ def test_a_batch_of_unequal_lengths_equals_the_dense_form_row_by_row(
         found = log_probs(tiny, texts, orders, tokens_at_once=at_once)
         for row, text, order in zip(found, texts, orders, strict=True):
             np.testing.assert_allclose(row, dense(tiny, text, order), atol=2e-5, rtol=0)
+
+
+def test_a_model_that_begins_texts_from_a_token_equals_the_dense_form(
+    tiny_config: ModelConfig,
+) -> None:
+    network = Network(replace(tiny_config, bos_id=5))
+    network.load_state_dict(random_tensors(tiny_config, seed=1))
+    texts, orders = texts_and_orders([1, 9, 30], 299)
+    found = log_probs(network.eval(), texts, orders)
+    for row, text, order in zip(found, texts, orders, strict=True):
+        np.testing.assert_allclose(row, dense(network, text, order), atol=2e-5, rtol=0)
 
 
 def test_without_orders_texts_are_read_left_to_right(tiny: Network) -> None:
