@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from esogen.errors import EsogenError
     from esogen.language_model import LanguageModel, Sample, load
+    from esogen.scoring.score import Score
 
     __version__: str
 
-__all__ = ["EsogenError", "LanguageModel", "Sample", "__version__", "load"]
+__all__ = ["EsogenError", "LanguageModel", "Sample", "Score", "__version__", "load"]
 
 _HOMES = {
     "EsogenError": "esogen.errors",
     "LanguageModel": "esogen.language_model",
     "Sample": "esogen.language_model",
+    "Score": "esogen.scoring.score",
     "load": "esogen.language_model",
 }
 

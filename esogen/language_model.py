@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,6 +23,9 @@ from esogen.generate.verify import Agreement, Side, compare
 from esogen.model.attention import Kernel, attention
 from esogen.model.families import ALPHA_0, UNUSED, check_used
 from esogen.peers.family import calls_for, plan_for
+from esogen.scoring.defaults import settings_for
+from esogen.scoring.score import Document, Score, score_documents
+from esogen.scoring.settings import Bound, Order
 from esogen.trace import Recorder, Trace, first_end
 
 T = TypeVar("T")
@@ -143,6 +146,46 @@ class LanguageModel:
             kv_cache=kv_cache,
         )
         return _samples(self.batches(prompt, settings, n=n, batch_size=batch_size))
+
+    def score(
+        self,
+        text: str,
+        *,
+        order: Order | Sequence[int] | None = None,
+        orders: int | None = None,
+        alpha_0: float | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        context: int | None = None,
+        stride: int | None = None,
+        end_of_text: bool = False,
+        bound: Bound = "exact",
+        time_samples: int = 16,
+        best: int = 0,
+    ) -> Score:
+        """The likelihood of `text` in one order, or the bound of several, or the training bound.
+
+        `order` is a word or the text's token positions in an order of one's own; the settings are
+        those of `scoring.defaults`. `best` most probable tokens come with each position. Raises
+        `UsageError` for what cannot be scored so, `EsogenError` for a model without such a figure.
+        """
+        word, given = (order, ()) if order is None or isinstance(order, str) else (None, (order,))
+        settings = settings_for(
+            self.checkpoint,
+            order=word,
+            given=given,
+            orders=orders,
+            alpha_0=alpha_0,
+            steps=steps,
+            seed=seed,
+            context=context,
+            stride=stride,
+            end_of_text=end_of_text,
+            bound=bound,
+            time_samples=time_samples,
+        )
+        document = Document(0, "the text", text)
+        return next(score_documents(self.checkpoint, [document], settings, best=best))
 
     def settings(
         self,

@@ -195,7 +195,7 @@ def test_neighbours_on_one_floor_do_not_import_each_other(tmp_path: Path) -> Non
 def test_relative_imports_of_a_folders_init_are_read_from_that_folder(tmp_path: Path) -> None:
     house = _house(tmp_path, {"model/__init__.py": "from . import network\nfrom .. import cli"})
     (sentence,) = broken_rules(house)
-    assert sentence.startswith("model, line 2: model (floor 1) imports cli (floor 7)")
+    assert sentence.startswith("model, line 2: model (floor 1) imports cli (floor 8)")
 
 
 def test_a_room_without_a_floor_is_told_to_join_the_table(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Shapes: L tokens of a text, W windows, K orders, N most probable tokens.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 
@@ -25,11 +26,25 @@ CALLS_SORTED = 32
 
 LEAST_TOKENS = 2
 
-Told = Callable[[int], None]
+
+class Watcher(Protocol):
+    """Who is told how far a run is, in tokens, each counted once for every order or draw."""
+
+    def opened(self, tokens: int) -> None:
+        """So many more are to be read."""
+        ...
+
+    def read(self, tokens: int) -> None:
+        """So many more have been read."""
+        ...
 
 
-def nobody(tokens: int) -> None:
-    """Hear that so many tokens have been read, and do nothing."""
+class _Nobody:
+    def opened(self, tokens: int) -> None:
+        pass
+
+    def read(self, tokens: int) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +107,10 @@ class Score:
         return self.figures.bits_per_byte
 
 
+Skip = Callable[[Document, UsageError], None]
+_NOBODY = _Nobody()
+
+
 def score_documents(
     checkpoint: Checkpoint,
     documents: Iterable[Document],
@@ -99,18 +118,20 @@ def score_documents(
     *,
     best: int = 0,
     tokens_at_once: int = TOKENS_AT_ONCE,
-    told: Told = nobody,
+    skip: Skip | None = None,
+    watcher: Watcher = _NOBODY,
 ) -> Iterator[Score]:
     """Score every document, in order, each as soon as it and what was read with it is finished.
 
-    `best` most probable tokens a position, for one order. `told` hears of tokens read. Raises
-    `UsageError` for a text that cannot be scored so, naming it, and `EsogenError` for a model that
-    has no such figure.
+    `best` most probable tokens a position, for one order. A text that cannot be scored so is left
+    out where `skip` is given, which hears of it; else it raises `UsageError`, naming it. Raises
+    `EsogenError` for a model that has no such figure.
     """
     check_family(checkpoint, settings)
-    reader = _Reader(checkpoint, settings, best, tokens_at_once, told)
-    texts = _open(checkpoint, documents, settings)
+    reader = _Reader(checkpoint, settings, best, tokens_at_once, watcher)
+    texts = _open(checkpoint, documents, settings, skip)
     while together := _until(texts, CALLS_SORTED * tokens_at_once // settings.passes):
+        watcher.opened(settings.passes * sum(len(text.tokens_L) for text in together))
         reader.read(together)
         yield from (text.score(checkpoint, settings) for text in together)
 
@@ -183,14 +204,23 @@ class _Text:
 
 
 def _open(
-    checkpoint: Checkpoint, documents: Iterable[Document], settings: ScoreSettings
+    checkpoint: Checkpoint,
+    documents: Iterable[Document],
+    settings: ScoreSettings,
+    skip: Skip | None,
 ) -> Iterator[_Text]:
     tokenizer = checkpoint.tokenizer
     for document in documents:
         ids = tokenizer.encode(document.text)
         if settings.end_of_text:
             ids.append(tokenizer.end_of_text)
-        check_text(document, len(ids), settings)
+        try:
+            check_text(document, len(ids), settings)
+        except UsageError as error:
+            if skip is None:
+                raise
+            skip(document, error)
+            continue
         windows = list(windows_of(len(ids), settings))
         values = [np.zeros(settings.passes) for _ in windows]
         yield _Text(document, np.array(ids, np.int64), windows, values, np.zeros(len(ids)))
@@ -240,7 +270,7 @@ class _Reader:
     settings: ScoreSettings
     best: int
     tokens_at_once: int
-    told: Told
+    watcher: Watcher
 
     def read(self, texts: Sequence[_Text]) -> None:
         """Read every order, or every draw, of every window; a long text is never laid out whole."""
@@ -250,7 +280,7 @@ class _Reader:
             passages = [self._passage(texts, *unit) for unit in together]
             for part in batches(passages, self.tokens_at_once):
                 self._read([passages[i] for i in part], texts, [together[i] for i in part])
-                self.told(sum(passages[i].scored for i in part))
+                self.watcher.read(sum(passages[i].scored for i in part))
 
     def _units(self, texts: Sequence[_Text]) -> Iterator[Unit]:
         return (

@@ -15,6 +15,7 @@ Bound = Literal["exact", "nelbo"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
 
 MOST_ORDERS = 10**6
+MOST_STEPS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +55,8 @@ class ScoreSettings:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; it must be from 1 to {MOST_ORDERS}"
                 )
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps is {self.steps}; it must be from 1 to {MOST_STEPS}")
         if not 0.0 <= self.alpha_0 <= 1.0:
             raise ValueError(f"alpha_0 is {self.alpha_0}; it must be in [0, 1]")
         if self.order in FIXED and self.orders > 1:
