@@ -44,7 +44,7 @@ def read_file(path: Path, reading: Reading) -> Iterator[str]:
 
 def read_stream(file: BinaryIO, name: str, reading: Reading) -> Iterator[str]:
     """The documents of an open file called `name`; at least one, or `EsogenError`."""
-    plain = cast(BinaryIO, lzma.open(file)) if name.endswith(".xz") else file
+    plain = cast(BinaryIO, lzma.LZMAFile(file)) if name.endswith(".xz") else file
     found = False
     with _naming(name):
         for document in _documents(_lines(plain, name), name, reading.of(name)):
