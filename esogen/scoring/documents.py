@@ -44,7 +44,7 @@ def read_file(path: Path, reading: Reading) -> Iterator[str]:
 
 def read_stream(file: BinaryIO, name: str, reading: Reading) -> Iterator[str]:
     """The documents of an open file called `name`; at least one, or `EsogenError`."""
-    plain = cast(BinaryIO, lzma.LZMAFile(file)) if name.endswith(".xz") else file
+    plain = _unpacked(file) if name.endswith(".xz") else file
     found = False
     with _naming(name):
         for document in _documents(_lines(plain, name), name, reading.of(name)):
@@ -140,3 +140,7 @@ def _too_long(name: str) -> EsogenError:
         f"{name} has a document of more than {MOST_BYTES >> 20} MiB; part it by lines"
         " <|endoftext|>, or score its lines with --lines"
     )
+
+
+def _unpacked(file: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, lzma.LZMAFile(file))
