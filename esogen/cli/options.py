@@ -30,7 +30,7 @@ _SEEN = "How it is shown"
 _CARD = "the model's own"
 _FIELDS = re.compile(
     r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype|attention"
-    r"|no_kv_cache) is "
+    r"|no_kv_cache|order|orders|bound|time_samples|context|stride) is "
 )
 
 Fits = Callable[[float], bool]

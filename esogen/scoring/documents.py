@@ -23,23 +23,19 @@ class Reading:
     """How a file is parted into documents.
 
     `field`: the file is JSON lines, and this field of each holds the text. `lines`: every line is a
-    document. Else documents are parted by lines `<|endoftext|>`, as in training.
+    document. `whole`: the file is one. Else documents are parted by lines `<|endoftext|>`, as in
+    training.
     """
 
     field: str | None = None
     lines: bool = False
+    whole: bool = False
 
     def of(self, name: str) -> "Reading":
         """The same for the file called `name`: its ending may say that it is JSON lines."""
-        if self.field is None and Path(name.removesuffix(".xz")).suffix in JSON_SUFFIXES:
-            return Reading("text", self.lines)
+        if self == Reading() and Path(name.removesuffix(".xz")).suffix in JSON_SUFFIXES:
+            return Reading("text")
         return self
-
-
-def read_file(path: Path, reading: Reading) -> Iterator[str]:
-    """The documents of a file, plain or xz. Raises `EsogenError` naming what is wrong with it."""
-    with _naming(path.name), path.open("rb") as file:
-        yield from read_stream(file, path.name, reading)
 
 
 def read_stream(file: BinaryIO, name: str, reading: Reading) -> Iterator[str]:
@@ -59,15 +55,15 @@ def _documents(lines: Iterator[str], name: str, reading: Reading) -> Iterator[st
         return _json_lines(lines, name, reading.field)
     if reading.lines:
         return (text for line in lines if (text := line.removesuffix("\n")).strip())
-    return _parted(lines, name)
+    return _parted(lines, name, whole=reading.whole)
 
 
-def _parted(lines: Iterator[str], name: str) -> Iterator[str]:
+def _parted(lines: Iterator[str], name: str, *, whole: bool) -> Iterator[str]:
     """Documents parted by lines `<|endoftext|>`, without blank lines around them."""
     together: list[str] = []
     size = 0
     for line in lines:
-        if SEPARATOR.fullmatch(line.removesuffix("\n")):
+        if not whole and SEPARATOR.fullmatch(line.removesuffix("\n")):
             yield from _joined(together)
             together, size = [], 0
         else:

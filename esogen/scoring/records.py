@@ -1,4 +1,4 @@
-"""A score as plain values: what JSON, CSV and the journal of a run hold, and how it is read back."""
+"""A score as plain values: what JSON, CSV and the journal of a run hold, and back again."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from esogen.checkpoint.folder import Checkpoint
 from esogen.errors import EsogenError, NumericalError, UsageError
@@ -21,10 +22,16 @@ from esogen.scoring.windows import Window, windows_of
 
 TOKENS_AT_ONCE = 2**12
 """Tokens of one call of the network, padding included, unless said; no figure depends on it."""
+_TIMES_ON_A_GPU = 16
 CALLS_SORTED = 32
 """Calls' worth of windows that are sorted by length together."""
 
 LEAST_TOKENS = 2
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """How many tokens a call takes unless said: a GPU needs more of them to be busy."""
+    return TOKENS_AT_ONCE * (_TIMES_ON_A_GPU if device.type == "cuda" else 1)
 
 
 class Watcher(Protocol):
@@ -214,26 +221,28 @@ def _open(
         ids = tokenizer.encode(document.text)
         if settings.end_of_text:
             ids.append(tokenizer.end_of_text)
-        try:
-            check_text(document, len(ids), settings)
-        except UsageError as error:
+        if len(ids) < LEAST_TOKENS:
+            error = _too_short(document, len(ids))
             if skip is None:
-                raise
+                raise error
             skip(document, error)
             continue
+        _check_order(document, len(ids), settings)
         windows = list(windows_of(len(ids), settings))
         values = [np.zeros(settings.passes) for _ in windows]
         yield _Text(document, np.array(ids, np.int64), windows, values, np.zeros(len(ids)))
 
 
-def check_text(document: Document, tokens: int, settings: ScoreSettings) -> None:
-    """Raise `UsageError` for a text too short to be scored, or that a given order does not fit."""
-    if tokens < LEAST_TOKENS:
-        found = "empty" if not document.text else f"{tokens} token{'s' * (tokens != 1)} long"
-        raise UsageError(
-            f"{document.name} is {found}; a text to be scored must have at least {LEAST_TOKENS}"
-            " tokens: give more of it, or count its end with --end-of-text"
-        )
+def _too_short(document: Document, tokens: int) -> UsageError:
+    found = "empty" if not document.text else f"{tokens} token{'s' * (tokens != 1)} long"
+    return UsageError(
+        f"{document.name} is {found}; a text to be scored must have at least {LEAST_TOKENS}"
+        " tokens: give more of it, or count its end with --end-of-text"
+    )
+
+
+def _check_order(document: Document, tokens: int, settings: ScoreSettings) -> None:
+    """Raise `UsageError` for a text that a given order does not fit."""
     for order_L in settings.given_KL:
         if len(order_L) != tokens:
             raise UsageError(

@@ -1,0 +1,105 @@
+"""`esogen score`: how likely texts are."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from esogen.checkpoint.resolve import DEFAULT_MODEL
+from esogen.cli import options
+from esogen.cli import score_options as own
+from esogen.cli.output import opened
+from esogen.cli.ranks import Ranks
+from esogen.cli.score_heat import Heat, painted
+from esogen.cli.score_run import Job, Shown, execute, journal_at, load_run
+from esogen.cli.score_sources import Sources, read_orders
+from esogen.cli.terminal import Console
+from esogen.errors import UsageError
+
+if TYPE_CHECKING:
+    from esogen.language_model import LanguageModel
+    from esogen.scoring.settings import ScoreSettings
+
+
+def score(
+    files: own.Files = None,
+    *,
+    text: own.Text = None,
+    field: own.Field = None,
+    lines: own.Lines = False,
+    end_of_text: own.EndOfText = False,
+    order: own.Order = None,
+    orders: own.Orders = None,
+    alpha_0: own.Alpha0 = None,
+    steps: own.Steps = None,
+    bound: own.Bound = "exact",
+    time_samples: own.TimeSamples = 16,
+    seed: own.Seed = 0,
+    context: own.Context = None,
+    stride: own.Stride = None,
+    heat_map: own.HeatMap = None,
+    by: own.By = "surprisal",
+    top: own.Top = 0,
+    html: own.Html = None,
+    svg: own.Svg = None,
+    compare: own.Compare = False,
+    rank: own.Rank = False,
+    against: own.Against = None,
+    output: options.Output = None,
+    format: own.Format = "text",  # noqa: A002 - the word of the flag
+    state: own.State = None,
+    quiet: options.Quiet = False,
+    no_color: options.NoColor = False,
+    model: options.Model = DEFAULT_MODEL,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    batch_size: own.BatchSize = None,
+) -> None:
+    """Tell how likely texts are: log-probability, perplexity, bits per byte, word by word.
+
+    Without FILE, stdin is read. A text file holds one text, or several parted by lines
+    <|endoftext|>.
+    """
+    given = read_orders(order) if order and order.startswith("given:") else []
+
+    def settings(lm: "LanguageModel") -> "ScoreSettings":
+        from esogen.scoring.defaults import settings_for
+
+        return settings_for(
+            lm.checkpoint,
+            order=None if given or order is None else options.word("--order", own.ORDERS)(order),
+            given=given,
+            orders=orders,
+            alpha_0=alpha_0,
+            steps=steps,
+            seed=seed,
+            context=context,
+            stride=stride,
+            end_of_text=end_of_text,
+            bound=bound,
+            time_samples=time_samples,
+        )
+
+    if order is not None and not given:
+        options.word("--order", own.ORDERS)(order)
+    ranks = Ranks.here()
+    shown = Shown(format, by, top, compare, rank)
+    sources = _sources(files or [], text, field, lines, shown)
+    job = Job(sources, shown, model, against, device, dtype, batch_size, settings)
+    job.check(bound, orders)
+    console = Console.stderr(quiet=quiet or not ranks.first, no_color=no_color)
+    with opened(output if ranks.first else Path("/dev/null")) as out:
+        heat = Heat(by, painted(out, heat_map, format, no_color=no_color), html, svg)
+        heat.check(alone=ranks.world == 1, one_by_one=not (compare or rank or lines or state))
+        run = load_run(job, ranks, console)
+        with journal_at(state, run) as journal:
+            execute(run, out, heat, journal, console)
+
+
+def _sources(
+    files: list[Path], text: str | None, name: str | None, lines: bool, shown: "Shown"
+) -> Sources:
+    from esogen.scoring.documents import Reading
+
+    if shown.compare and len(files) < 2:
+        raise UsageError("--compare is for two or more FILEs; give the drafts, each in its file")
+    parted = lines or (shown.rank and name is None)
+    return Sources.of(files, text, Reading(name, parted, shown.compare))
