@@ -44,6 +44,9 @@ class Sources:
         paths = files or _stdin_if_piped()
         if [str(path) for path in paths].count(STDIN) > 1:
             raise UsageError("- is given more than once; stdin can be read once: leave one out")
+        for path in paths:
+            if str(path) != STDIN and not path.exists():
+                raise EsogenError(f"{path} is not there; wanted a text file, or - for stdin")
         sizes = [_size(path) for path in paths]
         known = [size for size in sizes if size is not None]
         return cls(paths, None, reading, sum(known) if len(known) == len(sizes) else None)

@@ -42,10 +42,11 @@ def surprises(score: Score, tokenizer: Decoder, count: int) -> list[Surprise]:
 
 
 def _words(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    """Pieces that no space parts, together."""
+    """Pieces that no space parts, together, with the space before them."""
     word: list[Piece] = []
     for piece in pieces:
-        if word and (piece.text[:1].isspace() or word[-1].text[-1:].isspace()):
+        parted = piece.text[:1].isspace() or (word and word[-1].text[-1:].isspace())
+        if parted and _is_word(word):
             yield word
             word = []
         word.append(piece)
