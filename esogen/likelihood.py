@@ -62,14 +62,14 @@ class Passage:
 class Reading(NamedTuple):
     """What the network says of a passage, by natural position; zero where a token was given.
 
-    `log_probs_L` float64, nats. `ranks_L` int64: tokens more probable than the one that stands
-    there. `best_LN` int64 and `best_log_probs_LN`: the N most probable tokens instead.
+    `log_probs_L` float64, nats. Where they were asked for, `ranks_L` int64: tokens more probable
+    than the one that stands there; `best_LN` int64 and `best_log_probs_LN`: the N most probable.
     """
 
     log_probs_L: Numbers
-    ranks_L: Ids
-    best_LN: Ids
-    best_log_probs_LN: Numbers
+    ranks_L: Ids | None = None
+    best_LN: Ids | None = None
+    best_log_probs_LN: Numbers | None = None
 
 
 def log_probs(
@@ -104,9 +104,9 @@ def read(
     passages: Sequence[Passage],
     tokens_at_once: int = TOKENS_AT_ONCE,
     *,
-    best: int = 0,
+    best: int | None = None,
 ) -> list[Reading]:
-    """Read every passage; `best` most probable tokens a position."""
+    """Read every passage; with `best`, also the rank and so many most probable tokens."""
     readings: dict[int, Reading] = {}
     for part in batches(passages, tokens_at_once):
         found = read_batch(network, [passages[i] for i in part], best)
@@ -131,7 +131,9 @@ def batches(
 
 
 @torch.inference_mode()
-def read_batch(network: Network, passages: Sequence[Passage], best: int = 0) -> list[Reading]:
+def read_batch(
+    network: Network, passages: Sequence[Passage], best: int | None = None
+) -> list[Reading]:
     """Read passages in one call of the network; they must be alike in how much is given.
 
     Shorter ones are padded behind their end, where no token of theirs looks.
@@ -164,20 +166,23 @@ def _stack(rows: list[Ids], length: int) -> Tensor:
 
 
 def _look(
-    network: Network, hidden_KD: Tensor, tokens_K: Tensor, best: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    network: Network, hidden_KD: Tensor, tokens_K: Tensor, best: int | None
+) -> tuple[Tensor, ...]:
     """The columns of `Reading` over K tokens, on the CPU, a chunk of logits at a time."""
     rows = max(LEAST_ROWS, CHUNK // network.config.vocab_size)
-    parts = []
     chunks = zip(torch.split(hidden_KD, rows), torch.split(tokens_K, rows), strict=True)
-    for hidden, tokens in chunks:
-        log_probs_KV = network.logits(hidden).log_softmax(-1)
-        own_K1 = log_probs_KV.gather(-1, tokens[:, None])
-        ranks_K = (log_probs_KV > own_K1).sum(-1)
-        top = log_probs_KV.topk(best, dim=-1)
-        parts.append((own_K1[:, 0].double(), ranks_K, top.indices, top.values.double()))
-    own, ranks, ids, values = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-    return own, ranks, ids, values
+    parts = [_columns(network.logits(hidden), tokens, best) for hidden, tokens in chunks]
+    return tuple(torch.cat(column).cpu() for column in zip(*parts, strict=True))
+
+
+def _columns(logits_KV: Tensor, tokens_K: Tensor, best: int | None) -> tuple[Tensor, ...]:
+    own_K1, total_K1 = logits_KV.gather(-1, tokens_K[:, None]), logits_KV.logsumexp(-1, True)
+    log_probs_K = (own_K1 - total_K1)[:, 0].double()
+    if best is None:
+        return (log_probs_K,)
+    top = logits_KV.topk(best, dim=-1)
+    ranks_K = (logits_KV > own_K1).sum(-1)
+    return log_probs_K, ranks_K, top.indices, (top.values - total_K1).double()
 
 
 def _natural(passage: Passage, columns: tuple[Tensor, ...]) -> Reading:

@@ -113,6 +113,9 @@ def test_passages_with_different_givens_may_be_read_together(tiny: Network) -> N
 def test_ranks_and_the_best_tokens_are_those_of_the_networks_distribution(tiny: Network) -> None:
     (text,), (order,) = texts_and_orders([12], 299)
     (reading,) = read(tiny, [Passage(text, order)], best=4)
+    assert reading.ranks_L is not None
+    assert reading.best_LN is not None
+    assert reading.best_log_probs_LN is not None
     for j, position in enumerate(order):
         variants = []
         for token in range(299):

@@ -112,6 +112,14 @@ def test_the_error_of_a_bound_is_its_spread_over_repetitions() -> None:
         assert told == pytest.approx(spread, rel=0.15)
 
 
+def test_the_error_of_a_bound_that_one_order_outweighs_is_not_too_small() -> None:
+    draws = np.random.default_rng(0).normal(-1000, 20.0, (3000, 30))
+    found = [bound(row, 30) for row in draws]
+    spread = np.std([estimate.log_prob for estimate in found])
+    told = math.sqrt(np.mean([estimate.error**2 for estimate in found]))
+    assert spread < told < 2 * spread
+
+
 def test_the_error_of_stratified_draws_is_not_too_small() -> None:
     random = np.random.default_rng(1)
     place = (np.arange(16) + random.random((4000, 16))) / 16

@@ -14,6 +14,7 @@ from esogen.bench.loading import loading
 from esogen.bench.memory import peak_memory
 from esogen.bench.processes import cold_sample, help_time
 from esogen.bench.sampling import cached_against_uncached, share_of_drawing
+from esogen.bench.scoring import scoring_figures
 from esogen.bench.view import view_overhead
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.language_model import load
@@ -23,7 +24,10 @@ def main() -> None:
     """Measure everything, or only the figures whose names begin with a given word."""
     parser = argparse.ArgumentParser(prog="python -m esogen.bench", description=main.__doc__)
     parser.add_argument(
-        "only", nargs="?", default="", help="help, cold, loading, cached, drawing, memory or view"
+        "only",
+        nargs="?",
+        default="",
+        help="help, cold, loading, cached, drawing, memory, scoring or view",
     )
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats of each pair")
@@ -52,6 +56,8 @@ def measure(only: str, model: str, rounds: int) -> Iterator[Figure]:
     if "drawing".startswith(only):
         lm = load(model, device="cpu", dtype="fp32")
         yield from (share_of_drawing(lm, rows, rounds) for rows in (1, 16))
+    if "scoring".startswith(only):
+        yield from scoring_figures(load(model, device="cpu", dtype="fp32"), rounds)
     if "view".startswith(only):
         lm = load(model, device="cpu", dtype="fp32")
         yield from (view_overhead(lm, rows, n) for rows, n in ((1, 8 * rounds), (16, rounds)))

@@ -114,7 +114,8 @@ def bounds_of_windows(log_prob_WK: Sequence[Numbers]) -> tuple[Estimate, ...]:
 def bound(log_prob_K: Numbers, m: int) -> Estimate:
     """`log mean exp` over m orders, averaged over the `K // m` groups of so many.
 
-    The error is that of the mean over groups; of a single group, that of a ratio to first order.
+    The error is that of the mean over groups. Of a single group it is the jackknife's, which is on
+    average no smaller than the spread (Efron and Stein 1981), also where one order outweighs all.
     """
     groups = len(log_prob_K) // m
     value_G = _log_mean_exp(log_prob_K[: groups * m].reshape(groups, m))
@@ -123,8 +124,19 @@ def bound(log_prob_K: Numbers, m: int) -> Estimate:
         return Estimate(m, value, float(value_G.std(ddof=1)) / math.sqrt(groups))
     if m == 1:
         return Estimate(m, value, math.nan)
-    weight_K = np.exp(log_prob_K - log_prob_K.max())
-    return Estimate(m, value, float(weight_K.std(ddof=1) / weight_K.mean()) / math.sqrt(m))
+    without_K = _leaving_one_out(log_prob_K)
+    return Estimate(m, value, float(without_K.std()) * math.sqrt(m - 1))
+
+
+def _leaving_one_out(log_prob_K: Numbers) -> Numbers:
+    """`log mean exp` of all but each."""
+    most = int(log_prob_K.argmax())
+    weight_K = np.exp(log_prob_K - log_prob_K[most])
+    rest_K = weight_K.sum() - weight_K
+    rest_K[most] = 1.0  # the largest is taken out with care: the others may be as good as nothing
+    without_K: Numbers = log_prob_K[most] + np.log(rest_K / (len(log_prob_K) - 1))
+    without_K[most] = _log_mean_exp(np.delete(log_prob_K, most)[None])[0]
+    return without_K
 
 
 def _log_mean_exp(log_prob_GK: Numbers) -> Numbers:

@@ -178,17 +178,16 @@ class _Text:
     values_W: list[Numbers]
     """Log-probabilities of each order, or nats of each draw, of every window."""
     sum_L: Numbers
-    last: Reading | None = None
     columns: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def add(self, window: int, number: int, reading: Reading, *, keep: bool) -> None:
+    def add(self, window: int, number: int, reading: Reading) -> None:
         """Take one order of one window."""
         start, end, given = self.windows[window]
         counted = slice(start + given, end)
         self.values_W[window][number] = reading.log_probs_L.sum()
         self.sum_L[counted] += reading.log_probs_L[given:]
-        if keep:
-            for name, column in zip(Reading._fields[1:], reading[1:], strict=True):
+        for name, column in zip(Reading._fields[1:], reading[1:], strict=True):
+            if column is not None:
                 empty = np.zeros((len(self.tokens_L), *column.shape[1:]), column.dtype)
                 self.columns.setdefault(name, empty)[counted] = column[given:]
 
@@ -311,9 +310,10 @@ class _Reader:
         """One call of the network, and what it says handed to the texts."""
         network, settings = self.checkpoint.network, self.settings
         if settings.bound == "exact":
-            readings = read_batch(network, passages, self.best)
+            one = settings.orders == 1
+            readings = read_batch(network, passages, self.best if one else None)
             for reading, (text, window, number) in zip(readings, units, strict=True):
-                texts[text].add(window, number, reading, keep=settings.orders == 1)
+                texts[text].add(window, number, reading)
             return
         draws = [
             draw_of(settings, passage.tokens_L, (texts[text].document.series, window), number)
