@@ -136,8 +136,14 @@ def read_batch(
 ) -> list[Reading]:
     """Read passages in one call of the network; they must be alike in how much is given.
 
-    Shorter ones are padded behind their end, where no token of theirs looks.
+    Shorter ones are padded behind their end, where no token of theirs looks. Raises `ValueError`
+    for a family that has no exact likelihood, and for an order that a left-to-right model has not.
     """
+    family = network.config.family
+    if family == "ar":
+        return _read_rows_ahead(network, passages, best)
+    if family != "esolm-b":
+        raise ValueError(f"a model of the family {family} has no exact likelihood")
     given, device = passages[0].given, network.vocab_embed.embedding.device
     longest = max(len(passage.tokens_L) for passage in passages)
     order_BL = _stack([passage.order_L for passage in passages], longest).to(device)
@@ -150,10 +156,35 @@ def read_batch(
         torch.cat([order_BL[:, given:], places_BM], 1),
         TwoHalves(masks, given=clean_BM.shape[1] - masks),
     )
-    scored_B = torch.tensor([passage.scored for passage in passages], device=device)
-    counted_BL = torch.arange(masks, device=device) < scored_B[:, None]
-    hidden_KD = hidden_BMD[:, :masks][counted_BL]
-    columns = _look(network, hidden_KD, text_BL[:, given:][counted_BL], best)
+    return _readings(network, passages, hidden_BMD[:, :masks], text_BL[:, given:], best)
+
+
+def _read_rows_ahead(
+    network: Network, passages: Sequence[Passage], best: int | None
+) -> list[Reading]:
+    """As `read_batch`, where row i of the network predicts position i + 1 and bos comes first."""
+    if any((np.diff(passage.order_L) < 0).any() for passage in passages):
+        raise ValueError("a model of the family ar reads left to right only")
+    given, device = passages[0].given, network.vocab_embed.embedding.device
+    longest = max(len(passage.tokens_L) for passage in passages)
+    text_BL = _stack([passage.tokens_L for passage in passages], longest).to(device)
+    positions_BL = torch.arange(longest, device=device).expand_as(text_BL)
+    ids_BM, places_BM = with_bos(network.config, text_BL, positions_BL)
+    hidden_BMD = network.hidden(ids_BM[:, :-1], places_BM[:, :-1], Dense(causal=True))
+    return _readings(network, passages, hidden_BMD[:, given:], text_BL[:, given:], best)
+
+
+def _readings(
+    network: Network,
+    passages: Sequence[Passage],
+    hidden_BLD: Tensor,
+    tokens_BL: Tensor,
+    best: int | None,
+) -> list[Reading]:
+    """From what predicts the scored tokens, padded behind each passage's end, and these tokens."""
+    scored_B = torch.tensor([passage.scored for passage in passages], device=tokens_BL.device)
+    counted_BL = torch.arange(tokens_BL.shape[1], device=tokens_BL.device) < scored_B[:, None]
+    columns = _look(network, hidden_BLD[counted_BL], tokens_BL[counted_BL], best)
     parts = zip(*(torch.split(column, scored_B.tolist()) for column in columns), strict=True)
     return [_natural(p, part) for p, part in zip(passages, parts, strict=True)]
 

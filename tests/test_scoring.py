@@ -5,7 +5,7 @@ import json
 import lzma
 import math
 from collections.abc import Iterator
-from itertools import pairwise, permutations
+from itertools import combinations, pairwise, permutations
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from esogen.checkpoint.config_file import Card
 from esogen.checkpoint.folder import Checkpoint, save_checkpoint
@@ -20,8 +21,9 @@ from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.language_model import LanguageModel, load
 from esogen.likelihood import log_probs, token_log_probs
+from esogen.model import patterns
 from esogen.model.attention import Dense
-from esogen.model.config import ModelConfig
+from esogen.model.config import Family, ModelConfig
 from esogen.scoring.defaults import settings_for
 from esogen.scoring.documents import Reading, read_stream
 from esogen.scoring.figures import Estimate, Figures, bound, levels, mean_of_draws
@@ -386,23 +388,133 @@ def test_short_texts_are_left_out_where_somebody_hears_of_it(lm: LanguageModel) 
     assert [document.name for document, _ in heard] == ["a"]
 
 
+# Other families
+
+
+def of_family(family: Family, tokenizer: Tokenizer, folder: Path) -> LanguageModel:
+    config = ModelConfig(
+        family,
+        tokenizer.size + 1,
+        16,
+        16,
+        1,
+        2,
+        cond_dim=8,
+        block_size=3 if family == "bd3lm" else 1,
+        bos_id=tokenizer.end_of_text if family == "ar" else None,
+    )
+    tensors = random_tensors(config, 0)
+    save_checkpoint(folder / family, Card(config), tensors, tokenizer, torch.float32)
+    return load(str(folder / family), device="cpu")
+
+
+def nats_at(
+    lm: LanguageModel, ids: list[int], hidden: tuple[int, ...], seen: Tensor | None
+) -> float:
+    """`-log p` of the hidden tokens, each a mask in one input, under a mask of attention."""
+    row = torch.tensor([ids])
+    row[0, list(hidden)] = lm.checkpoint.config.mask_id
+    with torch.inference_mode():
+        logits = lm.checkpoint.network(row, torch.arange(len(ids))[None], Dense(seen))[0]
+    return -sum(float(logits[i].log_softmax(-1)[ids[i]]) for i in hidden)
+
+
+def nelbo_by_hand(
+    lm: LanguageModel, ids: list[int], block: list[int], seen: Tensor | None
+) -> float:
+    """The mean over decisions: before one, k tokens of the block are hidden, all sets alike."""
+    return math.fsum(
+        nats_at(lm, ids, hidden, seen) / k / math.comb(len(block), k)
+        for k in range(1, len(block) + 1)
+        for hidden in combinations(block, k)
+    )
+
+
+def test_the_nelbo_of_mdlm_is_that_of_all_masks(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    lm = of_family("mdlm", tiny_tokenizer, tmp_path)
+    score = lm.score("Tom had", bound="nelbo", time_samples=2000)
+    ids = list(score.tokens)
+    wanted = nelbo_by_hand(lm, ids, list(range(len(ids))), None)
+    assert abs(score.log_prob + wanted) < 4 * score.figures.estimate.error
+
+
+def test_the_nelbo_of_bd3lm_is_that_of_all_masks_block_by_block(
+    tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    lm = of_family("bd3lm", tiny_tokenizer, tmp_path)
+    score = lm.score("Tom had", bound="nelbo", time_samples=2000)
+    ids = list(score.tokens)
+    assert len(ids) > 3
+    wanted = 0.0
+    for first in range(0, len(ids), 3):
+        block = list(range(first, min(first + 3, len(ids))))
+        seen = patterns.block_causal(block[-1] + 1, 3)
+        wanted += nelbo_by_hand(lm, ids[: block[-1] + 1], block, seen)
+    assert abs(score.log_prob + wanted) < 4 * score.figures.estimate.error
+
+
+@pytest.mark.parametrize("words", [{}, {"context": 5, "stride": 7}])
+def test_a_left_to_right_model_is_scored_exactly(
+    tiny_tokenizer: Tokenizer, tmp_path: Path, words: dict[str, int]
+) -> None:
+    lm = of_family("ar", tiny_tokenizer, tmp_path)
+    score, network = lm.score(LETTER, **words), lm.checkpoint.network  # type: ignore[arg-type]
+    assert score.log_probs_L is not None
+    ids, end = list(score.tokens), tiny_tokenizer.end_of_text
+    for window in windows_of(len(ids), settings_for(lm.checkpoint, **words)):  # type: ignore[arg-type]
+        part = ids[window.start : window.end]
+        for i in range(window.given, len(part)):
+            row = torch.tensor([[end, *part[:i]]])
+            places = torch.arange(-1, i)[None]
+            with torch.inference_mode():
+                logits = network(row, places, Dense(causal=True))[0, -1]
+            found = score.log_probs_L[window.start + i]
+            assert found == pytest.approx(float(logits.log_softmax(-1)[part[i]]), abs=2e-5)
+
+
 @pytest.mark.parametrize(
-    ("family", "has"),
+    ("family", "words", "named"),
     [
-        ("mdlm", "a NELBO and no exact likelihood"),
-        ("bd3lm", "a NELBO and no exact likelihood"),
-        ("esolm-a", "a NELBO and no exact likelihood"),
-        ("ar", "an exact likelihood, left to right"),
+        ("mdlm", {}, "which has a NELBO, and no exact figure: ask for --bound nelbo"),
+        ("bd3lm", {"orders": 3}, "which has a NELBO, and no exact figure: ask for --bound nelbo"),
+        ("esolm-a", {}, "which has a NELBO, and no exact figure: ask for --bound nelbo"),
+        ("ar", {"bound": "nelbo"}, "which has an exact likelihood, left to right, and no NELBO"),
+        ("ar", {"orders": 3}, "which knows one order: ask for --order left-to-right"),
+        ("mdlm", {"bound": "nelbo", "alpha_0": 0.5}, "whose alpha_0 is 1: leave --alpha-0 out"),
     ],
 )
 def test_a_model_without_this_figure_says_which_its_family_has(
-    tiny_tokenizer: Tokenizer, tmp_path: Path, family: str, has: str
+    tiny_tokenizer: Tokenizer,
+    tmp_path: Path,
+    family: Family,
+    words: dict[str, object],
+    named: str,
 ) -> None:
-    config = ModelConfig(family, tiny_tokenizer.size + 1, 32, 16, 1, 1)  # type: ignore[arg-type]
-    tensors = random_tensors(config, 0)
-    save_checkpoint(tmp_path / "m", Card(config), tensors, tiny_tokenizer, torch.float32)
-    with pytest.raises(EsogenError, match=f"is of the family {family}, which has {has}"):
-        load(str(tmp_path / "m")).score(LETTER)
+    lm = of_family(family, tiny_tokenizer, tmp_path)
+    with pytest.raises(EsogenError, match=f"is of the family {family}, {named}"):
+        lm.score(LETTER, **words)  # type: ignore[arg-type]
+
+
+def test_a_left_to_right_model_refuses_other_orders_and_gains(
+    tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    lm = of_family("ar", tiny_tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="reads left to right only"):
+        log_probs(lm.checkpoint.network, [np.array([1, 2, 3])], [np.array([2, 1, 0])])
+    with pytest.raises(UsageError, match="gain takes three orders, and this model has one"):
+        gains(lm.checkpoint, lm.score(LETTER), settings_for(lm.checkpoint))
+    mdlm = of_family("mdlm", tiny_tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="mdlm has no exact likelihood"):
+        log_probs(mdlm.checkpoint.network, [np.array([1, 2, 3])])
+
+
+def test_variant_a_has_the_nelbo_of_training(tiny_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    lm = of_family("esolm-a", tiny_tokenizer, tmp_path)
+    found = lm.score("Tom had", bound="nelbo", alpha_0=0.5, time_samples=200, end_of_text=True)
+    rows = training_windows(["Tom had"], tiny_tokenizer, 16)
+    wanted = evaluate(lm.checkpoint.network, rows, 0.5, samples=200)
+    difference = found.nats_per_token - wanted.nelbo.value
+    assert abs(difference) < 6 * found.figures.estimate.error / len(found.tokens)
 
 
 def test_logits_that_are_no_numbers_are_an_error(

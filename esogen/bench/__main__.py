@@ -50,6 +50,11 @@ def measure(only: str, model: str, rounds: int) -> Iterator[Figure]:
         yield from loading(rounds)
     if "memory".startswith(only):
         yield peak_memory(model)
+    yield from _of_model(only, model, rounds)
+
+
+def _of_model(only: str, model: str, rounds: int) -> Iterator[Figure]:
+    """Those that this process measures with a model of its own."""
     if "cached".startswith(only):
         lm = load(model, device="cpu", dtype="fp32")
         yield from (cached_against_uncached(lm, rows, rounds) for rows in (1, 16))

@@ -16,22 +16,21 @@ from esogen.likelihood import TOKENS_AT_ONCE, Passage, read, token_log_probs
 from esogen.model.attention import Dense
 from esogen.model.network import Network, hidden_after_bos
 
-LENGTHS = (256, 1024)
-ORDERS = (1, 100)
+CASES = ((256, 1), (256, 100), (1024, 1), (1024, 8))
+"""Length of the text and number of orders."""
 LONG = 2048
 
 
 def scoring_figures(lm: LanguageModel, rounds: int) -> Iterator[Figure]:
-    """Cost in forward passes and speed against the dense form, at each length and number of orders.
+    """Cost in forward passes and speed against the dense form.
 
     The text is random tokens; a length that the model was not trained for costs what it costs.
     """
     network = lm.checkpoint.network
-    for length in LENGTHS:
-        for orders in ORDERS:
-            passages = _passages(network, length, orders)
-            yield _against_forward(network, passages, rounds)
-            yield _against_dense(network, passages, rounds)
+    for length, orders in CASES:
+        passages = _passages(network, length, orders)
+        yield _against_forward(network, passages, rounds)
+        yield _against_dense(network, passages, rounds)
     yield _memory(network)
 
 

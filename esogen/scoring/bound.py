@@ -12,14 +12,18 @@ from torch import Tensor
 
 from esogen.generate.streams import Purpose, stream
 from esogen.likelihood import Ids, Numbers
+from esogen.model.config import ModelConfig
 from esogen.model.network import Network
 from esogen.scoring.settings import ScoreSettings
+from esogen.training.batch import RowLoss
 from esogen.training.objective import (
+    Noise,
     decision_noise,
     diffusion_loss,
     sequential_loss,
     sequential_noise,
 )
+from esogen.training.peer_objectives import bd3lm_loss, block_decision_noise, mdlm_loss
 
 _KEY = 3
 """Of the streams of evaluation, those of this module; `orders` has 2."""
@@ -43,7 +47,7 @@ def draw_of(settings: ScoreSettings, tokens_L: Ids, key: tuple[int, ...], number
 
 @torch.inference_mode()
 def nats_of(network: Network, draws: Sequence[Draw], settings: ScoreSettings) -> Numbers:
-    """Both terms of the bound for each draw, nats, `[B]`.
+    """The bound of each draw, by its family's own terms, nats, `[B]`.
 
     `training.evaluate` estimates the same bound; here every draw is reported by itself.
     """
@@ -53,16 +57,36 @@ def nats_of(network: Network, draws: Sequence[Draw], settings: ScoreSettings) ->
     x_BL = _stack([draw.tokens_L for draw in draws], longest)
     uniforms_BL2 = _stack([draw.uniforms_L2 for draw in draws], longest)
     place_B = torch.tensor([draw.place for draw in draws], dtype=torch.float64)
+    terms = _terms(network.config, settings, uniforms_BL2, place_B, counted_BL)
     device = network.vocab_embed.embedding.device
     nats_B = torch.zeros(len(draws), dtype=torch.float64)
-    if settings.alpha_0 > 0.0:
-        noise = decision_noise(uniforms_BL2, place_B, settings.alpha_0, counted_BL).to(device)
-        nats_B += diffusion_loss(network, x_BL.to(device), noise).cpu()
-    if settings.alpha_0 < 1.0:
-        noise = sequential_noise(uniforms_BL2, settings.alpha_0, counted_BL).to(device)
-        nats_B += sequential_loss(network, x_BL.to(device), noise).cpu()
+    for row_loss, noise in terms:
+        nats_B += row_loss(network, x_BL.to(device), noise.to(device)).cpu()
     found: Numbers = nats_B.numpy()
     return found
+
+
+def _terms(
+    config: ModelConfig,
+    settings: ScoreSettings,
+    uniforms_BL2: Tensor,
+    place_B: Tensor,
+    counted_BL: Tensor,
+) -> list[tuple[RowLoss, Noise]]:
+    """The terms of a family's bound, each with its masks."""
+    if config.family == "mdlm":
+        return [(mdlm_loss, decision_noise(uniforms_BL2, place_B, 1.0, counted_BL))]
+    if config.family == "bd3lm":
+        size = config.block_size
+        return [(bd3lm_loss, block_decision_noise(uniforms_BL2, place_B, counted_BL, size))]
+    terms: list[tuple[RowLoss, Noise]] = []
+    if settings.alpha_0 > 0.0:
+        noise = decision_noise(uniforms_BL2, place_B, settings.alpha_0, counted_BL)
+        terms.append((diffusion_loss, noise))
+    if settings.alpha_0 < 1.0:
+        noise = sequential_noise(uniforms_BL2, settings.alpha_0, counted_BL)
+        terms.append((sequential_loss, noise))
+    return terms
 
 
 def _stack(rows: Sequence[np.ndarray], length: int) -> Tensor:

@@ -20,8 +20,11 @@ from esogen.scoring.windows import Window, windows_of
 def gains(checkpoint: Checkpoint, score: Score, settings: ScoreSettings) -> Numbers:
     """Gain of each token of a text scored left to right, nats, `[L]`.
 
-    Parities count from the start of each window. Raises `UsageError` for another order.
+    Parities count from the start of each window. Raises `UsageError` for another order, and
+    for a model that has but one.
     """
+    if checkpoint.config.family != "esolm-b":
+        raise UsageError("gain takes three orders, and this model has one; leave it out")
     if settings.order != "left-to-right" or settings.bound != "exact":
         raise UsageError("gain is told from the left-to-right order; leave the other order out")
     tokens_L, gain_L = np.array(score.tokens), np.zeros(len(score.tokens))

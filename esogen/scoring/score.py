@@ -3,7 +3,7 @@
 Shapes: L tokens of a text, W windows, K orders, N most probable tokens.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -14,10 +14,11 @@ import torch
 from esogen.checkpoint.folder import Checkpoint
 from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.likelihood import Ids, Numbers, Passage, Reading, batches, read_batch
+from esogen.model.config import Family
 from esogen.scoring.bound import draw_of, nats_of
 from esogen.scoring.figures import Figures, bounds_of_windows, mean_of_draws
 from esogen.scoring.orders import order_of
-from esogen.scoring.settings import ScoreSettings
+from esogen.scoring.settings import Bound, ScoreSettings
 from esogen.scoring.windows import Window, windows_of
 
 TOKENS_AT_ONCE = 2**12
@@ -144,28 +145,33 @@ def score_documents(
 
 
 def check_family(checkpoint: Checkpoint, settings: ScoreSettings) -> None:
-    """Raise `EsogenError` where this model has no such figure, naming those that it has."""
+    """Raise `EsogenError` where this model has no such figure, naming the one that it has."""
     family = checkpoint.config.family
-    can = CAN.get(family, ())
-    if settings.bound in can:
-        return
-    has = HAS[family]
-    raise EsogenError(
-        f"{checkpoint.name} is of the family {family}, which has {has};"
-        f" esogen score computes {' and '.join(can) if can else 'nothing'} for it:"
-        f" {f'ask for --bound {can[0]}' if can else 'take an Eso-LM (B) model, such as stories'}"
-    )
+    wanted = "exact" if settings.bound == "exact" else "NELBO"
+    said = f"{checkpoint.name} is of the family {family}"
+    if settings.bound not in FIGURES[family]:
+        has, flag = OTHER[family]
+        raise EsogenError(f"{said}, which has {has}, and no {wanted} figure: ask for {flag}")
+    if family == "ar" and settings.order != "left-to-right":
+        raise EsogenError(f"{said}, which knows one order: ask for --order left-to-right")
+    if family in ("mdlm", "bd3lm") and settings.alpha_0 != 1.0:
+        raise EsogenError(f"{said}, whose alpha_0 is 1: leave --alpha-0 out")
 
 
-CAN = {"esolm-b": ("exact", "nelbo")}
-"""Figures that are computed for a family, by the words of `--bound`."""
-HAS = {
-    "esolm-a": "a NELBO and no exact likelihood",
-    "mdlm": "a NELBO and no exact likelihood",
-    "bd3lm": "a NELBO and no exact likelihood",
-    "ar": "an exact likelihood, left to right",
+FIGURES: Mapping[Family, tuple[Bound, ...]] = {
+    "esolm-b": ("exact", "nelbo"),
+    "esolm-a": ("nelbo",),
+    "mdlm": ("nelbo",),
+    "bd3lm": ("nelbo",),
+    "ar": ("exact",),
 }
-"""What the mathematics of a family allows."""
+"""The figures of each family, by the words of `--bound`."""
+
+OTHER: Mapping[Family, tuple[str, str]] = {
+    **dict.fromkeys(("esolm-a", "mdlm", "bd3lm"), ("a NELBO", "--bound nelbo")),
+    "ar": ("an exact likelihood, left to right", "--bound exact"),
+}
+"""What to ask of a family instead, in words and as a flag."""
 
 
 @dataclass(slots=True, eq=False)
