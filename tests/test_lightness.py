@@ -44,6 +44,7 @@ def test_import_esogen_imports_nothing_but_itself() -> None:
     [
         ["--help"],
         ["sample", "--help"],
+        ["score", "--help"],
         ["train", "--help"],
         ["models", "pull", "--help"],
         ["doctor", "--help"],
