@@ -227,6 +227,23 @@ def test_against_another_model_tells_the_difference(
     assert f"  likelier by {likelier[1]}: " in words
 
 
+def test_a_text_too_short_for_one_of_two_models_is_left_out_of_both(
+    esogen: Esogen, tmp_path: Path
+) -> None:
+    lines = tmp_path / "short.txt"
+    lines.write_text("day\nThe cat.\nOne day the sun was hot.\n")
+    said = ("--lines", str(lines), "--against", "stories", "--format", "jsonl")
+    alone = [json.loads(line) for line in esogen(*said[:2], *said[4:]).stdout.splitlines()]
+    result = esogen(*said)
+    both = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [record["index"] for record in alone] == [0, 1, 2]
+    assert [record["index"] for record in both] == [1, 2]
+    for record in both:
+        assert record["bytes"] == record["against"]["bytes"]
+        assert record["index"] == record["against"]["index"]
+    assert "left out 1 texts" in result.stderr
+
+
 def test_top_lists_the_least_expected_words(esogen: Esogen, letter: str) -> None:
     _, *words = esogen(letter, "--top", "4").stdout.splitlines()
     bits = [float(line.split()[0]) for line in words]

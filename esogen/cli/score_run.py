@@ -165,7 +165,7 @@ def execute(run: Run, out: Output, heat: Heat, journal: Journal | None, console:
         made.interrupted = True
     console.clear()
     if made.skipped and not made.texts and run.ranks.world == 1:
-        raise made.skipped[0]
+        raise next(iter(made.skipped.values()))
     lines.finish()
     heat.finish()
     if len(made.compared) > 1 and run.job.shown.format == "text":
@@ -185,7 +185,7 @@ class _Execution:
     meter: Meter
     texts: int = 0
     compared: list[Record] = field(default_factory=list)
-    skipped: list[UsageError] = field(default_factory=list)
+    skipped: dict[int, UsageError] = field(default_factory=dict)
     interrupted: bool = False
 
     def records(self) -> Iterator[Record]:
@@ -218,8 +218,7 @@ class _Execution:
             yield from ((score, None) for score in self._of(self.run.mine, documents))
             return
         first, second = tee(documents)
-        ours, theirs = self._of(self.run.mine, first), self._of(self.run.other, second)
-        yield from zip(ours, theirs, strict=False)
+        yield from _paired(self._of(self.run.mine, first), self._of(self.run.other, second))
 
     def _of(self, side: Side, documents: Iterator["Document"]) -> Iterator["Score"]:
         import torch
@@ -236,7 +235,7 @@ class _Execution:
                 side.settings,
                 best=ALTERNATIVES if job.shown.top else 0,
                 tokens_at_once=rows * length if rows else tokens_at_once(side.lm.device),
-                skip=lambda document, error: self.skipped.append(error),
+                skip=lambda document, error: self.skipped.setdefault(document.index, error),
                 watcher=self.meter,
             )
         except torch.OutOfMemoryError as error:
@@ -251,7 +250,8 @@ class _Execution:
             later = "; the same command goes on from --state" if self.journal else ""
             raise Interrupted(f"interrupted: kept {self.texts} texts in {self.out.name}{later}")
         if self.skipped:
-            self.console.say(f"left out {len(self.skipped)} texts; the first: {self.skipped[0]}")
+            first = next(iter(self.skipped.values()))
+            self.console.say(f"left out {len(self.skipped)} texts; the first: {first}")
         if self.heat.left_out:
             self.console.say(
                 "long texts are not painted; --heat-map, --html FILE or --svg FILE does"
@@ -262,6 +262,21 @@ class _Execution:
             self.console.say(
                 f"{meter.tokens} tokens · {meter.seconds:.2f} s · {speed:.0f} tokens/s"
             )
+
+
+def _paired(
+    ours: Iterator["Score"], theirs: Iterator["Score"]
+) -> Iterator[tuple["Score", "Score"]]:
+    """Scores of the same text; one that is too short for either model's tokens is left out."""
+    mine, other = next(ours, None), next(theirs, None)
+    while mine and other:
+        if mine.document.index == other.document.index:
+            yield mine, other
+            mine, other = next(ours, None), next(theirs, None)
+        elif mine.document.index < other.document.index:
+            mine = next(ours, None)
+        else:
+            other = next(theirs, None)
 
 
 def _record(run: Run, mine: "Score", other: "Score | None") -> tuple[Record, Any]:

@@ -115,7 +115,7 @@ class Score:
         return self.figures.bits_per_byte
 
 
-Skip = Callable[[Document, UsageError], None]
+Skip = Callable[[Document, UsageError], object]
 _NOBODY = _Nobody()
 
 
