@@ -61,7 +61,7 @@ def nats_of(network: Network, draws: Sequence[Draw], settings: ScoreSettings) ->
     device = network.vocab_embed.embedding.device
     nats_B = torch.zeros(len(draws), dtype=torch.float64)
     for row_loss, noise in terms:
-        nats_B += row_loss(network, x_BL.to(device), noise.to(device)).cpu()
+        nats_B += row_loss(network, x_BL.to(device), noise.to(device)).sum(1).cpu()
     found: Numbers = nats_B.numpy()
     return found
 
