@@ -20,6 +20,7 @@ from esogen.errors import EsogenError, Interrupted, UsageError
 from esogen.view.theme import THEMES, UNPAINTED
 
 if TYPE_CHECKING:
+    from esogen.generate.verify import Agreement
     from esogen.language_model import Batch, LanguageModel, SampleSettings
 
 BATCH_SIZE = 16
@@ -243,6 +244,11 @@ def _verify(batch: "Batch", dtype: str, console: Console) -> None:
     console.status("verifying ...")
     found = batch.verify()
     console.clear()
+    judge(found, dtype)
+
+
+def judge(found: "Agreement", dtype: str) -> None:
+    """Say how two ways of computing agree; raises `EsogenError` where they must not differ."""
     typer.echo(
         f"verify: {found.draws} draws, {found.different} different, {found.edge} edge draws,"
         f" {found.unexplained} unexplained,"
