@@ -25,6 +25,7 @@ from esogen.generate.verify import Agreement, Side, compare
 from esogen.model.attention import Kernel, attention
 from esogen.model.families import ALPHA_0, UNUSED, check_used
 from esogen.peers.family import calls_for, plan_for
+from esogen.ranking.best_of import best_of as choose_best
 from esogen.ranking.infilling import Engine, Filled, Infilling, InfillSettings
 from esogen.ranking.scores import Order as CommonOrder
 from esogen.scoring.defaults import settings_for
@@ -121,6 +122,7 @@ class LanguageModel:
         prompt: str = "",
         *,
         n: int = 1,
+        best_of: int = 1,
         length: int | None = None,
         steps: int | None = None,
         alpha_0: float | None = None,
@@ -138,8 +140,9 @@ class LanguageModel:
         `length` counts tokens, prompt included; `steps`, `alpha_0` and `schedule` are those of
         `ScheduleSettings`. What is None comes from the model's card, else its length, a quarter of
         the length, 1, random, a fresh seed. A text ends at its end-of-text unless `raw`. Sample i
-        of a seed is the same in every batch. Raises `UsageError` for values out of range, and for
-        what the model's family has no use for (`unused`).
+        of a seed is the same in every batch. With `best_of` N, n times N samples are made, and each
+        text is the most probable of N, read left to right, per token. Raises `UsageError` for
+        values out of range, and for what the model's family has no use for (`unused`).
         """
         settings = self.settings(
             length=length,
@@ -153,7 +156,10 @@ class LanguageModel:
             raw=raw,
             kv_cache=kv_cache,
         )
-        return _samples(self.batches(prompt, settings, n=n, batch_size=batch_size))
+        if best_of < 1:
+            raise UsageError(f"best_of is {best_of}; it must be at least 1")
+        batches = self.batches(prompt, settings, n=n * best_of, batch_size=batch_size)
+        return choose_best(self.checkpoint.network, _samples(batches), best_of)
 
     def score(
         self,

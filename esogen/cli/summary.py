@@ -47,6 +47,7 @@ def command_again(
     device: str,
     dtype: str,
     attention: str = "auto",
+    best_of: int = 1,
     unused: Container[str] = (),
 ) -> str:
     """The command line that gives the same texts, quoted for a shell and on one line.
@@ -56,7 +57,8 @@ def command_again(
     words = [
         *("-m", model, "-L", settings.length),
         *how_drawn(settings.draw, settings.schedule, unused),
-        *("-n", n, "--seed", settings.seed, "--dtype", dtype),
+        *("-n", n, *(() if best_of == 1 else ("--best-of", best_of))),
+        *("--seed", settings.seed, "--dtype", dtype),
         *(() if device == "auto" else ("--device", device)),
         *(() if attention == "auto" else ("--attention", attention)),
         *(("--raw",) if settings.raw else ()),

@@ -61,9 +61,10 @@ class Template:
 
     def __str__(self) -> str:
         """The template as it is written, with every mark that is text escaped."""
-        first, *rest = map(_escaped, self.texts)
-        pairs = zip(self.blanks, rest, strict=True)
-        return first + "".join(f"{blank}{text}" for blank, text in pairs)
+        pairs = zip(self.texts, self.blanks, strict=False)
+        return "".join(f"{_escaped(t)}{_slashes(t)}{b}" for t, b in pairs) + _escaped(
+            self.texts[-1]
+        )
 
     def between(self, before: str, after: str) -> "Template":
         """This template with `before` and `after` around it, both plain text."""
@@ -123,6 +124,11 @@ def _escaped(text: str) -> str:
         lambda m: (m[1] or "") * 2 + "\\" + (m[2] or m[3] or m[4]),
         text,
     )
+
+
+def _slashes(text: str) -> str:
+    """Backslashes at the end of a text once more: a blank follows."""
+    return text[len(text.rstrip("\\")) :]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
