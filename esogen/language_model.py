@@ -27,6 +27,7 @@ from esogen.model.families import ALPHA_0, UNUSED, check_used
 from esogen.peers.family import calls_for, plan_for
 from esogen.ranking.best_of import best_of as choose_best
 from esogen.ranking.infilling import Engine, Filled, Infilling, InfillSettings
+from esogen.ranking.revising import revise
 from esogen.ranking.scores import Order as CommonOrder
 from esogen.scoring.defaults import settings_for
 from esogen.scoring.score import Document, Score, score_documents
@@ -347,6 +348,18 @@ class LanguageModel:
         else:
             read = whole(starts_with, ends_with, length, tokenizer)
         return fix_words(tokenise(read, tokenizer), fix, tokenizer)
+
+    def revise_template(
+        self, draft: str, *, share: float, seed: int = 0, keep: Sequence[str] = ()
+    ) -> Tokens:
+        """A draft with blanks for its least likely tokens, a `share` of them, to be filled again.
+
+        How likely a token is, is a mean over random orders, a function of `seed`; what matches a
+        regular expression of `keep` stays. Raises `UsageError` as `ranking.revising.revise` does.
+        """
+        self._check_family()
+        network, tokenizer = self.checkpoint.network, self.checkpoint.tokenizer
+        return revise(draft, network, tokenizer, share=share, seed=seed, keep=keep)
 
     def infilling(self, settings: InfillSettings) -> Infilling:
         """A run of `infill` over any number of templates, to be driven batch by batch."""

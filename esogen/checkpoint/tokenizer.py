@@ -85,6 +85,10 @@ class Tokenizer:
             for known, run in groupby(ids, self._is_text)
         )
 
+    def byte_lengths(self, ids: Iterable[int]) -> list[int]:
+        """How many bytes of UTF-8 each id stands for, in a byte-level vocabulary."""
+        return [len(self._inner.id_to_token(token_id) or "") for token_id in ids]
+
     @cached_property
     def begins_word(self) -> NDArray[np.bool_]:
         """Which ids, of a vocabulary with the mask token, are a space and something behind it."""

@@ -1,13 +1,34 @@
 """The options of `esogen infill` that no other command has."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from esogen.cli.options import whole
+from esogen.errors import UsageError
 
 _BLANKS, _RANKING, _WAYS = "Which blanks", "Which candidates", "Other ways to work"
+
+
+def share(flag: str) -> Callable[[str | float], float]:
+    """A parser of shares above 0: 30% or 0.3."""
+
+    def parse(value: str | float) -> float:
+        text = str(value)
+        try:
+            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            number = math.nan
+        if not 0 < number <= 1:
+            near = f"; did you mean {flag} {text}%?" if 1 < number <= 100 else ""
+            raise UsageError(f"{flag} is {text!r}; it must be a share such as 30% or 0.3{near}")
+        return number
+
+    return parse
+
 
 Template = Annotated[
     list[str] | None,
@@ -117,6 +138,27 @@ MaxCombinations = Annotated[
         metavar="N",
         help="Try at most N combinations of lengths.",
         rich_help_panel=_RANKING,
+    ),
+]
+Revise = Annotated[
+    float | None,
+    typer.Option(
+        "--revise",
+        parser=share("--revise"),
+        metavar="SHARE",
+        show_default=False,
+        help="TEMPLATE is the file of a draft: fill its least likely tokens again, as in 30%.",
+        rich_help_panel=_WAYS,
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep",
+        metavar="REGEX",
+        show_default=False,
+        help="With --revise: leave what matches as it is; may be repeated.",
+        rich_help_panel=_WAYS,
     ),
 ]
 Jsonl = Annotated[

@@ -216,8 +216,9 @@ def _memory_named(job: Job) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        rows = min(job.n * job.best_of, job.batch_size)
         raise EsogenError(
-            f"the GPU has too little memory for {min(job.n * job.best_of, job.batch_size)} texts at once;"
+            f"the GPU has too little memory for {rows} texts at once;"
             " try a smaller --batch-size, a smaller --length or --device cpu"
         ) from error
 
