@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.cli import infill_options, options
+from esogen.cli.infill_editor import Desk, default_work_file, edit
 from esogen.cli.infill_output import Form
 from esogen.cli.infill_run import (
     BATCH_SIZE,
@@ -23,7 +24,7 @@ from esogen.cli.infill_run import (
 )
 from esogen.cli.prompt import STDIN, read_file, read_prompt, read_stdin
 from esogen.cli.sample import judge
-from esogen.cli.terminal import Console
+from esogen.cli.terminal import Console, is_terminal
 from esogen.cli.word_diff import word_diff
 from esogen.errors import UsageError
 
@@ -56,6 +57,9 @@ def infill(
     jsonl: infill_options.Jsonl = False,
     revise: infill_options.Revise = None,
     keep: infill_options.Keep = None,
+    plain: infill_options.Plain = False,
+    resume: infill_options.Resume = False,
+    work: infill_options.Work = None,
     output: options.Output = None,
     format: options.Format = "text",  # noqa: A002 - the word of the flag
     quiet: options.Quiet = False,
@@ -99,6 +103,10 @@ def infill(
         with given.lines() as lines:
             fill_lines(setup, lines, place, around.tokens)
         return
+    if plain or resume or given.nothing(around):
+        desk = Desk(work or default_work_file(), plain=plain, resume=resume)
+        edit(setup, desk, place, given.template(console, plain=plain), around.tokens)
+        return
     source: Source = (
         Written(given.text(console, needed=length is None), around)
         if revise is None
@@ -107,15 +115,21 @@ def infill(
     run = fill_one(setup, source, place)
     if isinstance(source, Draft) and run.best:
         source.show(run.best.text, console)
-    if console.shown:
-        console.say(f"{run.tally} · seed {run.settings.seed} · {run.again(source, top)}")
-    elif seed is None and format == "text":
-        console.say(f"seed {run.settings.seed}")
+    _tell(run, source, place, drawn=seed is None)
     if verify and run.first:
         console.status("verifying ...")
         found = run.first.verify()
         console.clear()
         judge(found, run.dtype)
+
+
+def _tell(run: Run, source: Source, place: Place, *, drawn: bool) -> None:
+    """The line after a run; or the seed alone, if it was drawn and nobody has it yet."""
+    console, seed = place.console, f"seed {run.settings.seed}"
+    if console.shown:
+        console.say(f"{run.tally} · {seed} · {run.again(source, place.form.top)}")
+    elif drawn and place.form.format == "text":
+        console.say(seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +180,21 @@ class Given:
                 " or give --length with --starts-with and --ends-with"
             )
         return text
+
+    def nothing(self, around: Around) -> bool:
+        """Whether there is no template, and somebody at a terminal to write one."""
+        streams = (sys.stdin, sys.stdout if is_terminal(sys.stdout) else sys.stderr)
+        said = self.arguments or self.file or around.words()
+        return not said and all(map(is_terminal, streams))
+
+    def template(self, console: Console, *, plain: bool) -> str:
+        """What the editor begins with; with `plain`, stdin is left to the commands."""
+        self._check()
+        if self.file is not None:
+            return read_file(self.file)
+        if plain and STDIN in self.arguments:
+            raise UsageError("--plain reads commands from stdin; give TEMPLATE or --file instead")
+        return read_prompt(self.arguments, console, "TEMPLATE") if self.arguments else ""
 
     def draft(self, console: Console, around: Around) -> str:
         """The text of the file that is named, or of stdin."""

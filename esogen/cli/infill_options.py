@@ -161,6 +161,30 @@ Keep = Annotated[
         rich_help_panel=_WAYS,
     ),
 ]
+Plain = Annotated[
+    bool,
+    typer.Option(
+        "--plain",
+        help="Edit line by line: commands as words from stdin, such as help.",
+        rich_help_panel=_WAYS,
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Go on with the text that was edited last.", rich_help_panel=_WAYS
+    ),
+]
+Work = Annotated[
+    Path | None,
+    typer.Option(
+        "--work",
+        metavar="FILE",
+        show_default="infill.json in the state folder",
+        help="The working file of the editor.",
+        rich_help_panel=_WAYS,
+    ),
+]
 Jsonl = Annotated[
     bool,
     typer.Option(

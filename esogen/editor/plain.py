@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from esogen.editor.commands import Commands, Leave, rendered
-from esogen.errors import EsogenError, UsageError
+from esogen.errors import UsageError
 
 
 def edit(
@@ -40,9 +40,3 @@ def tell(commands: Commands, computed: int) -> None:
     state = commands.session.current
     commands.say(rendered(state, commands.session))
     commands.say(f"state {state.number} ({state.what}) · {computed} tokens computed")
-
-
-def check(wrong: int) -> None:
-    """Raise `EsogenError` if commands of a script went wrong."""
-    if wrong:
-        raise EsogenError(f"{wrong} of the commands went wrong; they are named above")

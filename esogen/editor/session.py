@@ -35,12 +35,17 @@ LAID_ASIDE = 2**29
 
 
 class Session:
-    """Edits one text. `computed` counts the tokens that went through the network."""
+    """Edits one text.
+
+    `computed` counts the tokens that went through the network; `live` is the state that is being
+    decided, whose arrays fill up with every step.
+    """
 
     def __init__(self, lm: LanguageModel, settings: InfillSettings) -> None:
         self.engine = lm.infilling(settings).engine
         self.settings, self.computed = settings, 0
         self.states: list[State] = []
+        self.live: State | None = None
         self.current_number = -1
         self.left_last: dict[int, int] = {}
         network = self.engine.network
@@ -303,6 +308,8 @@ class Session:
         fork = _common(parent.standing, np.stack([kept, tokens_L[kept]], 1))
         self._lay_aside(parent, fork)
         finished = False
+        fresh = tuple(blank.tolist())
+        self.live = replace(wanted, tokens_L=tokens_L, log_probs_L=log_probs_L, decided=fresh)
         try:
             decided = len(kept)
             for index, count in enumerate(plan.counts_S.tolist()):
@@ -320,6 +327,7 @@ class Session:
                 )
             finished = True
         finally:
+            self.live = None
             if not finished:
                 self._take_back(parent, fork)
         self._add(
@@ -332,7 +340,7 @@ class Session:
                 order=order,
                 clean=int(self._cache.lengths_B[0]),
                 fork=fork,
-                decided=tuple(blank.tolist()),
+                decided=fresh,
             )
         )
 
