@@ -8,7 +8,7 @@ import asyncio
 import math
 import re
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prompt_toolkit.application import Application, get_app
@@ -39,9 +39,9 @@ TYPING_KEYS = (
     "[MASK] one token · [MASK:8] eight · [MASK:2-8] a length to be found · ___ a short one"
 )
 EDITING_KEYS = (
-    "←→ word · Tab blank · r reroll · R all · n/p candidate · l/L lock word/blank · v select\n"
-    "b blank it · +/- length · B branch here · u undo · U redo · e edit the text\n"
-    "a alpha_0 · s steps · t temperature · w write · Enter accept · q quit"
+    "←→ word · Tab blank · r reroll · R all · n/p candidate · l/L lock word/blank\n"
+    "v select · b make a blank · +/- length · B branch here · u undo · U redo\n"
+    "a alpha_0 · s steps · t temperature · e text · w write · Enter accept · q quit"
 )
 STYLE = Style.from_dict(
     {
@@ -89,7 +89,8 @@ class Screen:
         visible: Callable[[str], str],
         save: Callable[[str], None],
     ) -> None:
-        self.commands, self._visible, self._save = commands, visible, save
+        self.commands = replace(commands, say=self._tell)
+        self._visible, self._save = visible, save
         self.message, self.place = "", 0
         self.anchor: int | None = None
         self._steps: Steps | None = None
@@ -126,6 +127,9 @@ class Screen:
             output=output or create_output(always_prefer_tty=True),
         )
 
+    def _tell(self, line: str) -> None:
+        self.message = line
+
     # What is drawn
 
     @property
@@ -155,13 +159,16 @@ class Screen:
             style = _style(item, self.state)
             if place in self._selected():
                 style += " class:cursor"
-            if place == self.place:
-                fragments.append(("[SetCursorPosition]", ""))
             text = self._visible(item.text)
-            if text[:1] == " " and column + get_cwidth(text) > columns:
-                text = "\n" + text[1:]
+            if column + get_cwidth(text) > columns:
+                if text[:1] == " ":
+                    text, column = "\n" + text[1:], 0
+                elif fragments and fragments[-1][1] == " ":
+                    fragments[-1], column = ("", "\n"), 0
             last_line = text.rpartition("\n")[2]
             column = get_cwidth(last_line) + (0 if "\n" in text else column)
+            if place == self.place:
+                fragments.append(("[SetCursorPosition]", ""))
             fragments.append((style, text))
         return fragments
 
