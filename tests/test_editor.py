@@ -18,13 +18,17 @@ from esogen.generate.denoise import Step
 from esogen.generate.template import BLANK
 from esogen.language_model import LanguageModel
 from esogen.likelihood import token_log_probs
+from esogen.model.network import with_bos
+from tests.runs import behind_bos
 
 TEMPLATE = "Once upon a [MASK:4] there was [MASK:3] and a [MASK:5] the end."
 
 
-@pytest.fixture
-def lm(tiny_checkpoint: Checkpoint) -> LanguageModel:
-    return LanguageModel(tiny_checkpoint, torch.device("cpu"))
+@pytest.fixture(params=[False, True], ids=["", "bos"])
+def lm(tiny_checkpoint: Checkpoint, request: pytest.FixtureRequest) -> LanguageModel:
+    return LanguageModel(
+        behind_bos(tiny_checkpoint) if request.param else tiny_checkpoint, torch.device("cpu")
+    )
 
 
 @pytest.fixture
@@ -66,11 +70,12 @@ def holds_what_it_says(session: Session) -> None:
     order = torch.from_numpy(state.order[: state.clean])[None]
     tokens = torch.from_numpy(state.tokens_L)[None].gather(1, order)
     fresh = type(session._cache)(network.config, 1, 64)
+    tokens, order = with_bos(network.config, tokens, order)
     with torch.inference_mode():
         network.hidden(tokens, order, fresh.attend(order.shape[1]))
-    assert int(session._cache.lengths_B[0]) == state.clean
+    assert int(session._cache.lengths_B[0]) == order.shape[1]
     layers = range(network.config.n_blocks)
-    expected = [x for layer in layers for x in fresh.read(layer, state.clean)]
+    expected = [x for layer in layers for x in fresh.read(layer, order.shape[1])]
     for found, right in zip(held(session), expected, strict=True):
         torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-4)
 

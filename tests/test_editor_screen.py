@@ -32,7 +32,6 @@ class Typist:
             commands,
             typed=typed,
             history=folder / "history",
-            visible=str,
             save=self.saved.append,
         )
 

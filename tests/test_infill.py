@@ -20,7 +20,7 @@ from esogen.model.attention import Attend
 from esogen.model.network import Network
 from esogen.ranking.infilling import Candidate, Infilling, InfillSettings
 from esogen.ranking.scores import Order, scores
-from tests.runs import plan_for, run
+from tests.runs import behind_bos, plan_for, run
 
 RULES = [
     ScheduleSettings(4, 1.0),
@@ -37,9 +37,9 @@ TEMPLATES = [
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def lm(tiny_checkpoint: Checkpoint) -> LanguageModel:
-    return LanguageModel(tiny_checkpoint, CPU)
+@pytest.fixture(scope="module", params=[False, True], ids=["", "bos"])
+def lm(tiny_checkpoint: Checkpoint, request: pytest.FixtureRequest) -> LanguageModel:
+    return LanguageModel(behind_bos(tiny_checkpoint) if request.param else tiny_checkpoint, CPU)
 
 
 def settings_for(lm: LanguageModel, rule: ScheduleSettings, n: int) -> InfillSettings:
@@ -182,7 +182,7 @@ def test_candidates_share_one_computation_of_the_given_tokens(lm: LanguageModel,
     rows = rows_of(lm, ScheduleSettings(1, 0.0), ["Once upon a time [MASK:4] the end."])[:1] * n
     canvas = start(network, rows, CPU)
     calls = prefilled(network, rows, canvas)
-    given = rows[0].plan.given
+    given = rows[0].plan.given + (network.config.bos_id is not None)
     assert network.computed == given
     for _ in fill(network, calls, rows, canvas, anything(lm)):
         pass
@@ -195,7 +195,8 @@ def test_rows_of_one_layout_share_and_rows_of_another_do_not(lm: LanguageModel) 
     rows = rows_of(lm, RULES[0], ["The [MASK:1-3] sat.", "The [MASK:2] sat."])
     assert len(rows) == 8
     prefilled(network, rows, start(network, rows, CPU))
-    assert network.computed == 3 * rows[0].plan.given
+    bos = network.config.bos_id is not None
+    assert network.computed == 3 * (rows[0].plan.given + bos)
 
 
 def test_candidates_are_ranked_by_the_exact_score_of_the_whole_text(lm: LanguageModel) -> None:

@@ -2,9 +2,10 @@
 
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,15 +19,16 @@ from esogen.cli.infill_run import (
     Place,
     Run,
     Setup,
-    Source,
     fill_lines,
     fill_one,
 )
+from esogen.cli.progress import audience
 from esogen.cli.prompt import STDIN, read_file, read_prompt, read_stdin
 from esogen.cli.sample import judge
-from esogen.cli.terminal import Console, is_terminal
+from esogen.cli.terminal import Console, colors_refused, is_terminal
 from esogen.cli.word_diff import word_diff
 from esogen.errors import UsageError
+from esogen.view.theme import THEMES, UNPAINTED
 
 if TYPE_CHECKING:
     from esogen.generate.template import Tokens
@@ -61,12 +63,17 @@ def infill(
     resume: infill_options.Resume = False,
     work: infill_options.Work = None,
     output: options.Output = None,
+    trace: options.Trace = None,
     format: options.Format = "text",  # noqa: A002 - the word of the flag
+    live: options.Live = None,
+    theme: options.Theme = "default",
+    color_by: options.ColorBy = "certainty",
     quiet: options.Quiet = False,
     no_color: options.NoColor = False,
     model: options.Model = DEFAULT_MODEL,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    attention: options.Attention = "auto",
     batch_size: options.BatchSize = BATCH_SIZE,
     no_kv_cache: options.NoKvCache = False,
     verify: options.Verify = False,
@@ -94,40 +101,65 @@ def infill(
 
     console = Console.stderr(quiet=quiet, no_color=no_color)
     around = Around(tuple(fix or ()), starts_with, ends_with, length)
-    setup = Setup(model, device, dtype, batch_size, settings)
-    place = Place(output, Form(format, top), console)
     given = Given(tuple(template or ()), file)
-    if keep and revise is None:
-        raise UsageError("--keep protects parts of a draft; give --revise, or leave it out")
-    if jsonl:
-        with given.lines() as lines:
-            fill_lines(setup, lines, place, around.tokens)
-        return
-    if plain or resume or given.nothing(around):
-        desk = Desk(work or default_work_file(), plain=plain, resume=resume)
-        edit(setup, desk, place, given.template(console, plain=plain), around.tokens)
-        return
-    source: Source = (
-        Written(given.text(console, needed=length is None), around)
-        if revise is None
-        else Draft(given.draft(console, around), given, revise, tuple(keep or ()))
-    )
-    run = fill_one(setup, source, place)
-    if isinstance(source, Draft) and run.best:
-        source.show(run.best.text, console)
-    _tell(run, source, place, drawn=seed is None)
-    if verify and run.first:
+    drawn_in = UNPAINTED if colors_refused(no_color=no_color) else THEMES[theme]
+    ways = Ways(jsonl, revise, tuple(keep or ()), plain, resume, work)
+    make = partial(Setup, model, device, dtype, attention, batch_size, top, settings=settings)
+    with audience(console, live=live, theme=drawn_in, color_by=color_by) as who:
+        place = Place(output, trace, Form(format, top), who)
+        run = _go(ways, given, around, make, place)
+    if run:
+        _tell(run, place, drawn=seed is None)
+    if verify and run and run.first:
         console.status("verifying ...")
         found = run.first.verify()
         console.clear()
         judge(found, run.dtype)
 
 
-def _tell(run: Run, source: Source, place: Place, *, drawn: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """Which of its ways of working the command was asked for."""
+
+    jsonl: bool
+    revise: float | None
+    keep: tuple[str, ...]
+    plain: bool
+    resume: bool
+    work: Path | None
+
+
+def _go(
+    ways: Ways, given: "Given", around: "Around", make: Callable[..., Setup], place: Place
+) -> Run | None:
+    """Work in the way that was asked for; a run of one template is returned."""
+    console = place.console
+    if ways.keep and ways.revise is None:
+        raise UsageError("--keep protects parts of a draft; give --revise, or leave it out")
+    if ways.jsonl:
+        with given.lines() as lines:
+            fill_lines(make(words=()), lines, place, around.tokens)
+        return None
+    if ways.plain or ways.resume or given.nothing(around):
+        desk = Desk(ways.work or default_work_file(), plain=ways.plain, resume=ways.resume)
+        text = given.template(console, plain=ways.plain)
+        edit(make(words=()), desk, place, text, around.tokens)
+        return None
+    if ways.revise is None:
+        written = Written(given.text(console, needed=around.length is None), around)
+        return fill_one(make(words=written.words()), written, place)
+    draft = Draft(given.draft(console, around), given, ways.revise, ways.keep)
+    run = fill_one(make(words=draft.words()), draft, place)
+    if run.best:
+        draft.show(run.best.text, console)
+    return run
+
+
+def _tell(run: Run, place: Place, *, drawn: bool) -> None:
     """The line after a run; or the seed alone, if it was drawn and nobody has it yet."""
     console, seed = place.console, f"seed {run.settings.seed}"
     if console.shown:
-        console.say(f"{run.tally} · {seed} · {run.again(source, place.form.top)}")
+        console.say(f"{run.tally} · {seed} · {run.again()}")
     elif drawn and place.form.format == "text":
         console.say(seed)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from esogen.cli.infill_run import Place, Run, Setup, load
 from esogen.cli.output import opened
-from esogen.cli.terminal import is_terminal, visible
+from esogen.cli.terminal import is_terminal
 from esogen.errors import EsogenError, Interrupted, UsageError
+from esogen.visible import visible
 
 if TYPE_CHECKING:
     from esogen.editor.commands import Commands
@@ -105,7 +106,5 @@ def _screen(
 ) -> str | None:
     from esogen.editor.screen import Screen
 
-    screen = Screen(
-        commands, typed=typed, history=desk.work.with_name("history"), visible=visible, save=save
-    )
+    screen = Screen(commands, typed=typed, history=desk.work.with_name("history"), save=save)
     return screen.application().run()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esogen.cli.terminal import one_line
+from esogen.visible import one_line
 
 if TYPE_CHECKING:
     from esogen.ranking.infilling import Candidate, Filled

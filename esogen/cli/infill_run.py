@@ -11,7 +11,8 @@ from esogen.cli import options
 from esogen.cli.infill_lines import Lines
 from esogen.cli.infill_output import Fields, Form
 from esogen.cli.output import Output, opened
-from esogen.cli.progress import drive
+from esogen.cli.progress import Audience, drive
+from esogen.cli.recording import Recording, recording
 from esogen.cli.summary import Tally, how_drawn, quoted
 from esogen.cli.terminal import Console
 from esogen.errors import EsogenError, Interrupted
@@ -26,22 +27,34 @@ BATCH_SIZE, MAX_COMBINATIONS = 32, 64
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a run needs, before the model is there that fills in what was not said."""
+    """What a run needs, before the model is there that fills in what was not said.
+
+    `words` are those of the command line that give the template again.
+    """
 
     model: str
     device: str
     dtype: str
+    attention: str
     batch_size: int
+    top: int
+    words: Sequence[object]
     settings: Callable[["LanguageModel"], "InfillSettings"]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where what was filled goes, in which form, and where the work is told of."""
+    """Where what was filled goes and in which form, where its trace goes, and who looks on."""
 
     output: Path | None
+    trace: Path | None
     form: Form
-    console: Console
+    who: Audience
+
+    @property
+    def console(self) -> Console:
+        """Where the work is told of."""
+        return self.who.console
 
 
 class Source(Protocol):
@@ -49,10 +62,6 @@ class Source(Protocol):
 
     def read(self, run: "Run") -> "Tokens":
         """The template in the tokens of the model."""
-        ...
-
-    def words(self) -> Sequence[object]:
-        """The words of a command line that give it again."""
         ...
 
 
@@ -95,9 +104,9 @@ class Run:
             "dtype": self.dtype,
         }
 
-    def drive(self, batch: "InfillBatch", console: Console, n: int) -> None:
-        """Run one batch and count what it took."""
-        drive(batch, console, n)
+    def drive(self, batch: "InfillBatch", who: Audience, n: int) -> None:
+        """Run one batch and count what it took; of unequal rows, who looks on sees the first."""
+        drive(batch.shown(), self.lm.checkpoint.tokenizer.decode, who, n)
         self.first = self.first or batch
         self.tally.seconds += batch.seconds
         for task in batch.tasks:
@@ -105,20 +114,26 @@ class Run:
             self.tally.calls += task.row.plan.nfe
             self.tally.tokens += int(task.row.plan.counts_S.sum())
 
-    def again(self, source: Source, top: int) -> str:
+    @property
+    def raw(self) -> bool:
+        """Whether what stands behind an end of text is part of it: in a template it is given."""
+        return True
+
+    def again(self) -> str:
         """The command that gives the same fills."""
-        settings, setup = self.settings, self.setup
+        settings, setup, top = self.settings, self.setup, self.setup.top
         bound = settings.max_combinations
         words = [
             *("-m", setup.model, *how_drawn(settings.draw, settings.schedule)),
             *("-n", settings.n, "--seed", settings.seed, "--dtype", self.dtype),
             *(() if setup.device == "auto" else ("--device", setup.device)),
+            *(() if setup.attention == "auto" else ("--attention", setup.attention)),
             *(() if top == 1 else ("--top", top)),
             *(() if settings.order.count == 1 else ("--orders", settings.order.count)),
             *(() if bound == MAX_COMBINATIONS else ("--max-combinations", bound)),
             *(("--allow-end",) if settings.end_allowed else ()),
             *(() if settings.kv_cache else ("--no-kv-cache",)),
-            *source.words(),
+            *setup.words,
         ]
         return " ".join(["esogen infill", *map(quoted, words)])
 
@@ -130,7 +145,9 @@ def load(setup: Setup, console: Console) -> Run:
     from esogen.language_model import load as load_model
 
     with options.flags_named():
-        lm = load_model(setup.model, device=setup.device, dtype=setup.dtype)
+        lm = load_model(
+            setup.model, device=setup.device, dtype=setup.dtype, attention=setup.attention
+        )
         settings = setup.settings(lm)
         return Run(setup, lm, settings, lm.infilling(settings), Tally())
 
@@ -138,8 +155,9 @@ def load(setup: Setup, console: Console) -> Run:
 def fill_one(setup: Setup, source: Source, place: Place) -> Run:
     """Fill one template and write its best candidates."""
     console, form = place.console, place.form
-    with opened(place.output) as out:
+    with opened(place.output) as out, recording(place.trace, beside=place.output) as traced:
         run = load(setup, console)
+        traced.begin(run)
         with options.flags_named():
             tokens = source.read(run)
             tried = run.infilling.check(tokens)
@@ -150,7 +168,8 @@ def fill_one(setup: Setup, source: Source, place: Place) -> Run:
             )
         with _memory_named(setup), _nothing_kept():
             for batch in run.infilling.batches([tokens], setup.batch_size):
-                run.drive(batch, console, tried * run.settings.n)
+                run.drive(batch, place.who, tried * run.settings.n)
+                traced.write(batch)
                 for _, filled in run.infilling.finished(batch):
                     fields = run.fields() if form.format != "text" else {}
                     out.write(form.write(str(tokens.template), filled, fields))
@@ -169,12 +188,13 @@ def fill_lines(
         return tokens
 
     interrupted, console = False, place.console
-    with opened(place.output) as out:
+    with opened(place.output) as out, recording(place.trace, beside=place.output) as traced:
         run = load(setup, console)
+        traced.begin(run)
         lines = Lines(source, checked, console)
         try:
             with _memory_named(setup):
-                _write_lines(run, lines, out, place)
+                _write_lines(run, lines, (out, traced), place)
         except KeyboardInterrupt:
             interrupted = True
             console.clear()
@@ -183,10 +203,11 @@ def fill_lines(
     lines.check()
 
 
-def _write_lines(run: Run, lines: Lines, out: Output, place: Place) -> None:
-    fields = run.fields()
+def _write_lines(run: Run, lines: Lines, outs: tuple[Output, Recording], place: Place) -> None:
+    fields, (out, traced) = run.fields(), outs
     for batch in run.infilling.batches(lines.templates(), run.setup.batch_size):
-        run.drive(batch, place.console, len(batch.tasks))
+        run.drive(batch, place.who, len(batch.tasks))
+        traced.write(batch)
         for _, filled in run.infilling.finished(batch):
             lines.write(out, filled, fields, place.form.top)
     lines.finish(out)

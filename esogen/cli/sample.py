@@ -132,6 +132,11 @@ class Run:
     settings: "SampleSettings"
 
     @property
+    def raw(self) -> bool:
+        """Whether the texts go on behind their end-of-text."""
+        return self.settings.raw
+
+    @property
     def dtype(self) -> str:
         """The precision, as --dtype takes it."""
         from esogen.checkpoint.placement import DTYPES

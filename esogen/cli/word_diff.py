@@ -3,7 +3,7 @@
 import re
 from difflib import SequenceMatcher
 
-from esogen.cli.terminal import visible
+from esogen.visible import visible
 
 _WORDS = re.compile(r"\w+|\s|[^\w\s]")
 _RED, _GREEN, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[0m"

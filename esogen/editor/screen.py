@@ -33,6 +33,7 @@ from prompt_toolkit.widgets import TextArea
 from esogen.editor.commands import Commands, Leave, Steps
 from esogen.editor.state import State, Word
 from esogen.errors import EsogenError
+from esogen.visible import visible
 
 TYPING_KEYS = (
     "Ctrl-F fill · Ctrl-C leave\n"
@@ -76,8 +77,7 @@ Item = Given | Word
 class Screen:
     """What is on the screen, and what the keys do. `typed` is the template being typed.
 
-    `visible` makes text safe for a terminal, `save` is called after every change, with what is
-    typed and not filled yet.
+    `save` is called after every change, with what is typed and not filled yet.
     """
 
     def __init__(
@@ -86,11 +86,10 @@ class Screen:
         *,
         typed: str,
         history: Path,
-        visible: Callable[[str], str],
         save: Callable[[str], None],
     ) -> None:
         self.commands = replace(commands, say=self._tell)
-        self._visible, self._save = visible, save
+        self._save = save
         self.message, self.place = "", 0
         self.anchor: int | None = None
         self._steps: Steps | None = None
@@ -159,7 +158,7 @@ class Screen:
             style = _style(item, self.state)
             if place in self._selected():
                 style += " class:cursor"
-            text = self._visible(item.text)
+            text = visible(item.text)
             if column + get_cwidth(text) > columns:
                 if text[:1] == " ":
                     text, column = "\n" + text[1:], 0
@@ -182,7 +181,7 @@ class Screen:
             return [("class:message", f"{self._asked}: type a value, then Enter; Escape leaves it")]
         if not session.states:
             told = "" if self._steps is None else "looking for the best lengths ..."
-            return [("class:message", self._visible(self.message) or told)]
+            return [("class:message", visible(self.message) or told)]
         state = self.state
         knobs = state.knobs
         told = (
@@ -190,7 +189,7 @@ class Screen:
             f" · alpha_0 {knobs.schedule.alpha_0:g} · steps {knobs.schedule.steps}"
             f" · temperature {knobs.draw.temperature:g}"
         )
-        return [("class:message", self._visible(self.message) or told)]
+        return [("class:message", visible(self.message) or told)]
 
     def _keys(self) -> str:
         return TYPING_KEYS if self.typing else EDITING_KEYS

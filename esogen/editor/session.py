@@ -28,6 +28,7 @@ from esogen.generate.streams import token_uniforms
 from esogen.generate.template import BLANK, Blank, Layout, Template, Tokens, layouts, tokenise
 from esogen.language_model import LanguageModel
 from esogen.model.cache import KVCache
+from esogen.model.network import with_bos
 from esogen.ranking.infilling import BEGINS_WORD, FREE, InfillSettings
 
 LAID_ASIDE = 2**29
@@ -52,9 +53,12 @@ class Session:
         dtype = network.vocab_embed.embedding.dtype
         capacity = network.config.model_length
         self._lm = lm
-        self._cache = KVCache(network.config, 1, capacity, device=self.engine.device, dtype=dtype)
+        self._cache = KVCache(
+            network.config, 1, capacity, device=self.engine.device, dtype=dtype, kernel=lm.kernel
+        )
         self._aside: dict[int, Tensor] = {}
         self._sample = 0
+        self._bos = self._begin_cache()
 
     @property
     def current(self) -> State:
@@ -216,6 +220,22 @@ class Session:
 
     # How it is done.
 
+    @torch.inference_mode()
+    def _begin_cache(self) -> int:
+        """Feed the model's bos token, if it has one: how many tokens stand before every text."""
+        network, nothing = self.engine.network, torch.zeros(1, 0, dtype=torch.int64)
+        ids, positions = with_bos(network.config, nothing, nothing)
+        if count := ids.shape[1]:
+            device = self.engine.device
+            network.hidden(ids.to(device), positions.to(device), self._cache.attend(count))
+            self._cache.commit(count)
+        return count
+
+    @property
+    def _standing(self) -> int:
+        """Tokens of the text that stand in the cache."""
+        return int(self._cache.lengths_B[0]) - self._bos
+
     def _blank(self, number: int) -> range:
         try:
             return self.current.blank(number)
@@ -338,7 +358,7 @@ class Session:
                 tokens_L=tokens_L,
                 log_probs_L=log_probs_L,
                 order=order,
-                clean=int(self._cache.lengths_B[0]),
+                clean=self._standing,
                 fork=fork,
                 decided=fresh,
             )
@@ -363,7 +383,7 @@ class Session:
 
         Returns the hidden states `[K, D]` of the masks behind them.
         """
-        standing = int(self._cache.lengths_B[0])
+        standing = self._standing
         new = order[standing:]
         ids = np.where(tokens_L[new] == BLANK, self.engine.network.config.mask_id, tokens_L[new])
         ids_BL, positions_BL = (
@@ -430,30 +450,30 @@ class Session:
 
     def _lay_aside(self, state: State, fork: int) -> None:
         """Cut the cache to `fork` tokens, and keep what was behind for `state`."""
-        length = int(self._cache.lengths_B[0])
+        length, first = int(self._cache.lengths_B[0]), fork + self._bos
         layers = range(self.engine.network.config.n_blocks)
-        tails = [torch.stack([x[:, fork:] for x in self._cache.read(i, length)]) for i in layers]
+        tails = [torch.stack([x[:, first:] for x in self._cache.read(i, length)]) for i in layers]
         self._aside.pop(state.number, None)
         self._aside[state.number] = torch.stack(tails)
         while sum(kept.nbytes for kept in self._aside.values()) > LAID_ASIDE:
             self._aside.pop(next(iter(self._aside)))
-        self._cache.cut(fork)
+        self._cache.cut(first)
 
     def _take_back(self, state: State, fork: int) -> None:
         """Put back behind `fork` tokens what was laid aside for `state`, or compute it again."""
-        self._cache.cut(fork)
+        first = fork + self._bos
+        self._cache.cut(first)
         kept = self._aside.pop(state.number, None)
         if kept is None:
             self._restore(state)
             return
-        slots = torch.arange(fork, fork + kept.shape[3], device=self._cache.device)
         for layer, (k_BLNH, v_BLNH) in enumerate(kept):
-            self._cache.write(layer, slots, k_BLNH, v_BLNH)
+            self._cache.write(layer, slice(first, first + kept.shape[3]), k_BLNH, v_BLNH)
         self._cache.commit(kept.shape[3])
 
     def _restore(self, state: State) -> None:
         """Compute what of `state` does not stand."""
-        if int(self._cache.lengths_B[0]) < state.clean:
+        if self._standing < state.clean:
             self._feed(state.tokens_L, state.order[: state.clean], state.clean)
 
 

@@ -25,7 +25,7 @@ from esogen.generate.plan import Plan
 from esogen.generate.verify import Agreement, compare_draws
 from esogen.model.attention import Dense
 from esogen.model.cache import KVCache
-from esogen.model.network import Network
+from esogen.model.network import Network, hidden_after_bos, with_bos
 from esogen.model.shared_prefix import SharedPrefix
 
 Ids = NDArray[np.int64]
@@ -137,7 +137,7 @@ class UncachedFill:
 
     def __call__(self, canvas: Canvas, count_B: Ids) -> Tensor:
         ids_BL = canvas.canvas_BL.gather(1, canvas.order_BL)
-        hidden_BLD = self._network.hidden(ids_BL, canvas.order_BL, Dense(causal=True))
+        hidden_BLD = hidden_after_bos(self._network, ids_BL, canvas.order_BL, Dense(causal=True))
         index_BK = _columns(canvas.decided_B, int(count_B.max()), hidden_BLD)
         return hidden_BLD.take_along_dim(index_BK[..., None], 1)
 
@@ -185,12 +185,13 @@ def prefilled(network: Network, rows: Sequence[Row], canvas: Canvas) -> CachedFi
     device = canvas.canvas_BL.device
     width = int(given_B.max())
     shared = KVCache(network.config, len(first), max(width, 1), device=device, dtype=dtype)
-    if width:
-        index = torch.from_numpy(first).to(device)
-        positions_GW = canvas.order_BL[index, :width]
-        ids_GW = canvas.canvas_BL[index].gather(1, positions_GW)
-        network.hidden(ids_GW, positions_GW, shared.attend(width))
-        shared.commit(given_B[first])
+    index = torch.from_numpy(first).to(device)
+    positions_GW = canvas.order_BL[index, :width]
+    ids_GW = canvas.canvas_BL[index].gather(1, positions_GW)
+    ids_GW, positions_GW = with_bos(network.config, ids_GW, positions_GW)
+    if fed := ids_GW.shape[1]:
+        network.hidden(ids_GW, positions_GW, shared.attend(fed))
+        shared.commit(given_B[first] + fed - width)
     own = KVCache(network.config, len(rows), max(_places(rows), 1), device=device, dtype=dtype)
     for layer in range(network.config.n_blocks):
         _clear(own, layer)

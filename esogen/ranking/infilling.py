@@ -11,8 +11,8 @@ Shapes: L positions of one text, V vocabulary.
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 from typing import overload
 
 import numpy as np
@@ -158,6 +158,34 @@ class _Task:
     row: Row
 
 
+class Shown:
+    """What is shown of a batch of unequal rows: those with the layout of its first."""
+
+    end_of_text: int | None = None
+
+    def __init__(self, batch: "InfillBatch") -> None:
+        layout = batch.tasks[0].layout
+        tasks = [*takewhile(lambda task: task.layout is layout, batch.tasks)]
+        plans = [task.row.plan for task in tasks]
+        order_BL = np.concatenate([plan.order_BL for plan in plans])
+        self.plan: Plan = replace(plans[0], order_BL=order_BL)
+        self.indices = batch.indices[: len(tasks)]
+        self.given_L = tasks[0].row.ids_L
+        self._batch = batch
+
+    def steps(self) -> Iterator[Step]:
+        """Run the whole batch, yielding what was decided of the rows that are shown."""
+        for step in self._batch.steps():
+            shown = np.flatnonzero(step.rows < len(self.indices))
+            if len(shown) == len(step.rows):
+                yield step
+            elif len(shown):
+                index = torch.from_numpy(shown).to(step.tokens_BK.device)
+                columns = (step.positions_BK, step.tokens_BK, step.log_probs_BK)
+                rows = step.rows[shown]
+                yield Step(step.index, step.sequential, rows, *(x[index] for x in columns))
+
+
 class InfillBatch:
     """Some candidates made together: drive `steps` to its end, then they can be read.
 
@@ -170,7 +198,7 @@ class InfillBatch:
         self.settings, self.tasks = settings, tasks
         self.indices = range(first, first + len(tasks))
         self.seconds = 0.0
-        self.plan: Plan = max((task.row.plan for task in tasks), key=lambda plan: plan.nfe)
+        self._made: list[Candidate] = []
         self._engine = engine
         self._steps: list[Step] = []
 
@@ -178,6 +206,10 @@ class InfillBatch:
     def rows(self) -> list[Row]:
         """What is filled, with its plan, row by row."""
         return [task.row for task in self.tasks]
+
+    def shown(self) -> Shown:
+        """The rows that can be watched side by side."""
+        return Shown(self)
 
     def steps(self) -> Iterator[Step]:
         """Run the network, yielding what each call decided."""
@@ -207,6 +239,10 @@ class InfillBatch:
 
     def candidates(self) -> list[Candidate]:
         """What was made, in the order of the rows; raises `NumericalError` for broken weights."""
+        self._made = self._made or self._read()
+        return self._made
+
+    def _read(self) -> list[Candidate]:
         decided = [_Decided.of(task.row) for task in self.tasks]
         for step in self._steps:
             columns = (step.positions_BK, step.tokens_BK, step.log_probs_BK)
