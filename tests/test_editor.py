@@ -24,11 +24,14 @@ from tests.runs import behind_bos
 TEMPLATE = "Once upon a [MASK:4] there was [MASK:3] and a [MASK:5] the end."
 
 
-@pytest.fixture(params=[False, True], ids=["", "bos"])
+@pytest.fixture
 def lm(tiny_checkpoint: Checkpoint, request: pytest.FixtureRequest) -> LanguageModel:
-    return LanguageModel(
-        behind_bos(tiny_checkpoint) if request.param else tiny_checkpoint, torch.device("cpu")
-    )
+    """The tiny model; with `bos` as parameter, one whose texts begin from end-of-text."""
+    model = behind_bos(tiny_checkpoint) if getattr(request, "param", "") else tiny_checkpoint
+    return LanguageModel(model, torch.device("cpu"))
+
+
+with_and_without_bos = pytest.mark.parametrize("lm", ["", "bos"], indirect=True)
 
 
 @pytest.fixture
@@ -105,7 +108,8 @@ def test_filling_computes_each_given_token_once_and_each_decided_one_twice_but_t
     assert session.computed == given + 2 * blanks - last
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, None])
+@with_and_without_bos
+@pytest.mark.parametrize("number", [1, 2, None])
 def test_a_reroll_cuts_the_tail_and_computes_only_kept_tokens_behind_the_cut(
     session: Session, number: int | None
 ) -> None:
@@ -123,6 +127,7 @@ def test_a_reroll_cuts_the_tail_and_computes_only_kept_tokens_behind_the_cut(
     holds_what_it_says(session)
 
 
+@with_and_without_bos
 def test_undo_returns_to_the_same_state_to_the_bit_and_computes_nothing(
     session: Session, lm: LanguageModel
 ) -> None:
@@ -287,6 +292,7 @@ def test_a_state_whose_tail_was_not_kept_is_computed_again(
 # The working file
 
 
+@with_and_without_bos
 def test_a_session_that_was_written_is_resumed_with_all_its_states(
     session: Session, lm: LanguageModel, tmp_path: Path
 ) -> None:

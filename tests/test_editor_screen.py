@@ -10,7 +10,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from esogen.checkpoint.folder import Checkpoint
-from esogen.editor.commands import Commands
+from esogen.editor.commands import Commands, Stopped
 from esogen.editor.screen import Screen
 from esogen.editor.session import Session
 from esogen.language_model import LanguageModel
@@ -123,7 +123,7 @@ def test_a_template_that_cannot_be_filled_can_be_mended(typist: Typist) -> None:
 
 
 def test_ctrl_c_leaves_what_was_typed_in_the_working_file(typist: Typist) -> None:
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         typist.press("The [MASK", CTRL_C)
     assert typist.saved[-1] == "The [MASK"
 

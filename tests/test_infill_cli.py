@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from esogen.cli import main
 from esogen.cli.word_diff import word_diff
+from esogen.trace_file import TraceFile
 from tests.test_cli import on_terminal
 
 __all__ = ["on_terminal"]
@@ -223,3 +224,83 @@ def test_a_draft_that_cannot_be_revised_is_told(infill: Infill, tmp_path: Path) 
 def test_a_word_diff_marks_words(old: str, new: str, shown: str) -> None:
     assert word_diff(old, new, colored=False) == shown
     assert word_diff(old, old, colored=True) == word_diff(old, old, colored=False)
+
+
+# The editor line by line, on the command line
+
+
+def plain(infill: Infill, work: Path, *words: str, commands: str) -> Result:
+    return infill("--plain", "--work", str(work), *SEED, *words, stdin=commands.encode())
+
+
+def test_commands_from_stdin_edit_and_only_the_accepted_text_is_on_stdout(
+    infill: Infill, tmp_path: Path
+) -> None:
+    work = tmp_path / "state" / "work.json"
+    result = plain(infill, work, "The [MASK:2] cat.", commands="reroll 1\nundo\naccept\n")
+    assert result.code == 0
+    assert result.stdout.startswith("The ")
+    assert result.stdout.endswith(" cat.\n")
+    assert "state 2 (reroll 1)" in result.stderr
+
+
+def test_what_was_left_is_resumed(infill: Infill, tmp_path: Path) -> None:
+    work = tmp_path / "work.json"
+    left = plain(infill, work, "The [MASK:2] cat.", commands="reroll\nlock 1\n")
+    assert (left.code, left.stdout) == (0, "")
+    assert f"kept in {work}; --resume returns to it" in left.stderr
+    shown = [line for line in left.stderr.splitlines() if line.startswith("The [1: ")][-1]
+    again = plain(infill, work, "--resume", commands="accept\n")
+    assert again.stderr.splitlines()[0] == shown
+    assert again.stdout == shown.replace("[1: ", "").replace("*", "").replace("]", "") + "\n"
+    plain(infill, work, "A [MASK] hat.", commands="")
+    assert "cat." in (tmp_path / "work.previous.json").read_text()
+
+
+def test_a_wrong_command_in_a_script_is_told_and_the_rest_is_done(
+    infill: Infill, tmp_path: Path
+) -> None:
+    work = tmp_path / "work.json"
+    result = plain(infill, work, "The [MASK] cat.", commands="dance\naccept\n")
+    assert result.code == 1
+    assert result.stdout.endswith(" cat.\n")
+    assert "dance: there is no command 'dance'; help lists them" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("esogen: 1 of the commands went wrong")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--plain",), 2, "--plain needs a TEMPLATE"),
+        (("--plain", "-"), 2, "--plain reads commands from stdin"),
+        (("--plain", "--resume", "[MASK]"), 2, "--resume goes on with the text of the working"),
+        (("--plain", "--resume"), 1, "there is no working file to resume"),
+    ],
+)
+def test_an_editor_that_cannot_begin_says_why(
+    infill: Infill, tmp_path: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
+    assert said in problem(infill(*words, "--work", str(tmp_path / "none.json")), code)
+
+
+def test_a_trace_holds_every_candidate_with_its_given_positions(
+    infill: Infill, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.trace"
+    found = json.loads(infill("The [MASK:1-2] cat.", *SEED, "--format", "json", "--top", "9",
+                              "--trace", str(path)).stdout)  # fmt: skip
+    texts = list(TraceFile(path))
+    assert len(texts) == 6
+    recorded = {each.tokens: each.steps for each in texts}
+    for each in found["candidates"]:
+        steps = recorded[tuple(each["tokens"])]
+        assert [p for p, step in enumerate(steps) if step < 0] == each["given"]
+
+
+def test_the_live_view_shows_the_text_being_filled(
+    on_terminal: Callable[..., Result],
+) -> None:
+    words = ("infill", "The [MASK:8] cat.", *SEED, "--live")
+    result = on_terminal(*words, streams="stderr")
+    assert result.stdout.endswith(" cat.\n")
+    assert "cat." in result.screen

@@ -55,7 +55,7 @@ def _at(
     desk: Desk, run: Run, place: Place, text: str, read: Callable[[str], "Tokens"]
 ) -> tuple[str | None, int]:
     from esogen.editor import work_file
-    from esogen.editor.commands import Commands
+    from esogen.editor.commands import Commands, Stopped
     from esogen.editor.session import Session
 
     session, typed = Session(run.lm, run.settings), text
@@ -78,7 +78,7 @@ def _at(
         if desk.plain:
             return _plain(commands, typed, save)
         return _screen(commands, typed, desk, save), 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         place.console.clear()
         raise Interrupted(f"interrupted: kept in {desk.work}; --resume returns to it") from None
 

@@ -51,6 +51,10 @@ class Leave(Exception):  # noqa: N818 - nobody's error
         self.accepted = accepted
 
 
+class Stopped(Exception):  # noqa: N818 - nobody's error
+    """Ctrl-C in the editor: all is in the working file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Commands:
     """What each command does. `read` makes tokens of a template, `say` tells the user a line."""

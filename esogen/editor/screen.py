@@ -30,7 +30,7 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 from prompt_toolkit.widgets import TextArea
 
-from esogen.editor.commands import Commands, Leave, Steps
+from esogen.editor.commands import Commands, Leave, Steps, Stopped
 from esogen.editor.state import State, Word
 from esogen.errors import EsogenError
 from esogen.visible import visible
@@ -205,7 +205,7 @@ class Screen:
         @keys.add("c-c")
         def _(event: KeyPressEvent) -> None:
             if self._steps is None:
-                event.app.exit(exception=KeyboardInterrupt())
+                event.app.exit(exception=Stopped())
             self._cancelled = True
 
         @keys.add("c-f", filter=typing)
