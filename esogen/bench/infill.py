@@ -1,7 +1,9 @@
 """`python -m esogen.bench.infill FILE...`: what both sides of a blank are worth, in figures.
 
 1. Bits per byte of the true words of a blank, given both sides, and given the left side only.
-2. How often the true length of a removed word is among the first three of 1 to 8.
+2. How often the true length is among the first three of 1 to 8: of a removed word, and of removed
+   words whose lengths are 1 to 8 tokens equally often, where saying 1, 2 and 3 is no better than
+   chance.
 3. What the prefill of 32 candidates costs beside that of one.
 """
 
@@ -54,11 +56,13 @@ def main() -> None:
     for path in words.files:
         texts = list(read_documents([path]))
         bits = sides(lm, [*gaps(lm, texts, words.texts, words_removed=4)])
-        lengths = length_search(
-            lm, [*gaps(lm, texts, words.texts, words_removed=1)], words.candidates
-        )
-        found[path.name] = {**bits, **lengths}
-        for name, value in {**bits, **lengths}.items():
+        found[path.name] = figures = dict(bits)
+        for what, holes in (
+            ("a word", [*gaps(lm, texts, words.texts, words_removed=1)]),
+            ("1-8 tokens", [*spans(lm, texts, words.texts)]),
+        ):
+            figures |= length_search(lm, holes, words.candidates, what)
+        for name, value in figures.items():
             print(f"| {path.name} | {name} | {value:.4g} |", flush=True)
     gap = next(gaps(lm, texts, 1, words_removed=4))
     figure = prefill_cost(lm, gap, words.rounds)
@@ -83,6 +87,19 @@ def gaps(
         before, after = " ".join(words[:first]) + " ", " " + " ".join(words[last:])
         made += 1
         yield Gap(before, " ".join(words[first:last]), after)
+
+
+def spans(lm: LanguageModel, texts: Sequence[str], most: int) -> Iterator[Gap]:
+    """Holes of 1 to 8 tokens in turn, each of whole words, one in each text that has such words."""
+    tokenizer, made = lm.checkpoint.tokenizer, 0
+    for number, hole in enumerate(gaps(lm, texts, len(texts), words_removed=1)):
+        words = hole.after.split(" ")
+        for count in range(1, min(LONGEST_WORD + 1, len(words) - 5)):
+            removed = " ".join([hole.words, *words[1:count]])
+            if made < most and len(tokenizer.encode(f" {removed}")) == number % LONGEST_WORD + 1:
+                made += 1
+                yield Gap(hole.before, removed, " " + " ".join(words[count:]))
+                break
 
 
 def sides(lm: LanguageModel, holes: Sequence[Gap]) -> dict[str, float]:
@@ -125,9 +142,9 @@ def _tokens(lm: LanguageModel, hole: Gap) -> tuple[Ids, Ids]:
     return ids, np.arange(len(before), len(before) + len(middle))
 
 
-def length_search(lm: LanguageModel, holes: Sequence[Gap], n: int) -> dict[str, float]:
-    """How often the true length of a removed word is among the best three of 1 to 8."""
-    hits, lengths = 0, []
+def length_search(lm: LanguageModel, holes: Sequence[Gap], n: int, what: str) -> dict[str, float]:
+    """How often the true length of what was removed is among the best three of 1 to 8."""
+    hits, whole, lengths = 0, 0, []
     for hole in holes:
         true = len(_tokens(lm, hole)[1])
         if true > LONGEST_WORD:
@@ -136,14 +153,19 @@ def length_search(lm: LanguageModel, holes: Sequence[Gap], n: int) -> dict[str, 
         found = lm.infill(template, n=n, seed=0, batch_size=n * LONGEST_WORD)
         first = [each.lengths[0] for each in found.tried[:3]]
         hits += true in first
+        by_text = dict.fromkeys(
+            each.lengths[0] for each in sorted(found, key=lambda each: -each.score)
+        )
+        whole += true in [*by_text][:3]
         lengths.append(true)
     often = np.bincount(lengths, minlength=LONGEST_WORD + 1)
     share = hits / len(lengths)
     return {
-        "words whose length was searched": float(len(lengths)),
-        "true length among the first three": share,
-        "times chance (3 of 8)": share / (3 / LONGEST_WORD),
-        "always saying 1, 2 and 3 would find": float(often[1:4].sum() / len(lengths)),
+        f"{what}: lengths searched": float(len(lengths)),
+        f"{what}: true one among the first three": share,
+        f"{what}: times chance (3 of 8)": share / (3 / LONGEST_WORD),
+        f"{what}: were it by log p of the whole text, not per token": whole / len(lengths),
+        f"{what}: were it always 1, 2 and 3": float(often[1:4].sum() / len(lengths)),
     }
 
 
