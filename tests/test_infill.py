@@ -337,3 +337,15 @@ def test_the_best_of_some_samples_is_the_most_probable_per_token(lm: LanguageMod
     best = [max(range(first, first + 3), key=per_token.__getitem__) for first in (0, 3)]
     chosen = list(lm.sample("The", n=2, best_of=3, seed=3, batch_size=4))
     assert [each.tokens for each in chosen] == [every[i].tokens for i in best]
+
+
+def test_scores_do_not_depend_on_what_is_scored_beside(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = lm.checkpoint.network
+    texts = [[1, 2, 3], [4, 5, 6, 7, 8], [9], [8, 7, 6], [5, 5, 5]]
+    together = scores(network, texts, Order(2))
+    for text, score in zip(texts, together, strict=True):
+        assert scores(network, [text], Order(2)) == pytest.approx([score], abs=1e-4)
+    monkeypatch.setattr("esogen.ranking.scores.LOGITS", 1)
+    assert scores(network, texts, Order(2)) == pytest.approx(together, abs=1e-4)
