@@ -340,12 +340,10 @@ def test_the_best_of_some_samples_is_the_most_probable_per_token(lm: LanguageMod
 
 
 def test_scores_do_not_depend_on_what_is_scored_beside(
-    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    lm: LanguageModel,
 ) -> None:
     network = lm.checkpoint.network
     texts = [[1, 2, 3], [4, 5, 6, 7, 8], [9], [8, 7, 6], [5, 5, 5]]
     together = scores(network, texts, Order(2))
     for text, score in zip(texts, together, strict=True):
         assert scores(network, [text], Order(2)) == pytest.approx([score], abs=1e-4)
-    monkeypatch.setattr("esogen.ranking.scores.LOGITS", 1)
-    assert scores(network, texts, Order(2)) == pytest.approx(together, abs=1e-4)

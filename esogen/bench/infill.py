@@ -24,7 +24,7 @@ from esogen.generate.fill import prefilled, start
 from esogen.generate.streams import Purpose, stream
 from esogen.generate.template import Blank, Template, tokenise
 from esogen.language_model import LanguageModel, load
-from esogen.ranking.scores import log_probs
+from esogen.likelihood import log_probs
 from esogen.training.data import read_documents
 
 Ids = NDArray[np.int64]

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import UsageError
 from esogen.generate.template import Blank, Template, Tokens
+from esogen.likelihood import log_probs
 from esogen.model.network import Network
-from esogen.ranking.scores import Order, log_probs
+from esogen.ranking.scores import Order
 
 ORDERS = 8
 """Random orders whose mean says how likely a token is."""

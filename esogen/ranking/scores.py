@@ -7,23 +7,17 @@ Shapes: L positions of one text.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from esogen.generate.streams import Purpose, stream
-from esogen.likelihood import token_log_probs
+from esogen.likelihood import log_probs
 from esogen.model.network import Network
 
 T = TypeVar("T")
 Ids = NDArray[np.int64]
-Numbers = NDArray[np.float64]
-
-LOGITS = 2**23
-"""In memory at once, unless one text has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +55,6 @@ def scores(network: Network, texts: Sequence[Sequence[int]], order: Order) -> li
     per_text = np.array(sums).reshape(-1, order.count)
     bounds = np.logaddexp.reduce(per_text, axis=1) - np.log(order.count)
     return [float(bound) for bound in bounds]
-
-
-def log_probs(network: Network, texts: Sequence[Ids], orders: Sequence[Ids]) -> list[Numbers]:
-    """`log p` of each token given all that come before it in its text's order, by position.
-
-    Texts of one length are read together, a chunk of logits at a time.
-    """
-    device, vocabulary = network.vocab_embed.embedding.device, network.config.vocab_size
-    found = [np.zeros(len(text_L)) for text_L in texts]
-    by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    for length, group in groupby(by_length, lambda i: len(texts[i])):
-        rest, rows = list(group), max(1, LOGITS // (vocabulary * max(length, 1)))
-        for part in (rest[first : first + rows] for first in range(0, len(rest), rows)):
-            text_BL, order_BL = (
-                torch.from_numpy(np.stack([each[i] for i in part])).to(device)
-                for each in (texts, orders)
-            )
-            sorted_BL = token_log_probs(network, text_BL, order_BL).double().cpu().numpy()
-            for row, i in enumerate(part):
-                found[i][orders[i]] = sorted_BL[row]
-    return found
 
 
 def best(items: Sequence[T], score: Callable[[T], float], key: Callable[[T], object]) -> list[T]:
