@@ -14,15 +14,21 @@ from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.folder import Checkpoint, open_checkpoint
 from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.resolve import DEFAULT_MODEL
-from esogen.errors import NumericalError, UsageError
+from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.generate.denoise import Calls, Progress, Step, denoise, start
 from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.streams import token_uniforms
+from esogen.generate.template import Tokens, parse, tokenise, whole
+from esogen.generate.template import fix as fix_words
 from esogen.generate.verify import Agreement, Side, compare
 from esogen.model.attention import Kernel, attention
 from esogen.model.families import ALPHA_0, UNUSED, check_used
 from esogen.peers.family import calls_for, plan_for
+from esogen.ranking.best_of import best_of as choose_best
+from esogen.ranking.infilling import Engine, Filled, Infilling, InfillSettings
+from esogen.ranking.revising import revise
+from esogen.ranking.scores import Order as CommonOrder
 from esogen.scoring.defaults import settings_for
 from esogen.scoring.score import Document, Score, score_documents
 from esogen.scoring.settings import Bound, Order
@@ -33,6 +39,10 @@ T = TypeVar("T")
 LARGEST_SEED = 2**63 - 1
 DEFAULT_BATCH = 16
 """Rows of a batch unless said; results do not depend on it."""
+DEFAULT_CANDIDATES = 8
+"""Fills made of each combination of lengths unless said."""
+MOST_COMBINATIONS = 64
+"""Combinations of lengths that are tried unless said."""
 
 
 def load(
@@ -113,6 +123,7 @@ class LanguageModel:
         prompt: str = "",
         *,
         n: int = 1,
+        best_of: int = 1,
         length: int | None = None,
         steps: int | None = None,
         alpha_0: float | None = None,
@@ -130,8 +141,9 @@ class LanguageModel:
         `length` counts tokens, prompt included; `steps`, `alpha_0` and `schedule` are those of
         `ScheduleSettings`. What is None comes from the model's card, else its length, a quarter of
         the length, 1, random, a fresh seed. A text ends at its end-of-text unless `raw`. Sample i
-        of a seed is the same in every batch. Raises `UsageError` for values out of range, and for
-        what the model's family has no use for (`unused`).
+        of a seed is the same in every batch. With `best_of` N, n times N samples are made, and each
+        text is the most probable of N, read left to right, per token. Raises `UsageError` for
+        values out of range, and for what the model's family has no use for (`unused`).
         """
         settings = self.settings(
             length=length,
@@ -145,7 +157,10 @@ class LanguageModel:
             raw=raw,
             kv_cache=kv_cache,
         )
-        return _samples(self.batches(prompt, settings, n=n, batch_size=batch_size))
+        if best_of < 1:
+            raise UsageError(f"best_of is {best_of}; it must be at least 1")
+        batches = self.batches(prompt, settings, n=n * best_of, batch_size=batch_size)
+        return choose_best(self.checkpoint.network, _samples(batches), best_of)
 
     def score(
         self,
@@ -235,6 +250,124 @@ class LanguageModel:
         except ValueError as error:
             raise UsageError(str(error)) from error
 
+    def infill(
+        self,
+        template: str = "",
+        *,
+        fix: Sequence[str] = (),
+        starts_with: str = "",
+        ends_with: str = "",
+        length: int | None = None,
+        n: int = DEFAULT_CANDIDATES,
+        orders: int = 1,
+        max_combinations: int = MOST_COMBINATIONS,
+        end_allowed: bool = False,
+        steps: int | None = None,
+        alpha_0: float | None = None,
+        schedule: Schedule | None = None,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        top_k: int | None = None,
+        seed: int | None = None,
+        batch_size: int = DEFAULT_BATCH,
+        kv_cache: bool = True,
+    ) -> Filled:
+        """Fill the blanks of `template`; distinct candidates, the most probable text first.
+
+        The template is that of `generate.template.parse`; without one, a text of `length` tokens
+        between `starts_with` and `ends_with`. `fix` holds words as `POSITION:WORD`. `n` candidates
+        are made of each combination of lengths and ranked by log p of the whole text per token,
+        read left to right, or by the bound over `orders` random orders. The rest is as in `sample`.
+        Raises `UsageError` for a template that cannot be filled and for values out of range.
+        """
+        run = self.infilling(
+            self.infill_settings(
+                self.settings(
+                    steps=steps,
+                    alpha_0=alpha_0,
+                    schedule=schedule,
+                    temperature=temperature,
+                    top_p=top_p,
+                    top_k=top_k,
+                    seed=seed,
+                    kv_cache=kv_cache,
+                ),
+                n=n,
+                orders=orders,
+                max_combinations=max_combinations,
+                end_allowed=end_allowed,
+            )
+        )
+        tokens = self.read_template(
+            template, fix=fix, starts_with=starts_with, ends_with=ends_with, length=length
+        )
+        return next(run.carry_out([tokens], batch_size))
+
+    def infill_settings(
+        self,
+        settings: SampleSettings,
+        *,
+        n: int = DEFAULT_CANDIDATES,
+        orders: int = 1,
+        max_combinations: int = MOST_COMBINATIONS,
+        end_allowed: bool = False,
+    ) -> InfillSettings:
+        """Settings of `sample` with those of infilling; `UsageError` for a value out of range."""
+        named = (("num_samples", n), ("orders", orders), ("max_combinations", max_combinations))
+        for name, value in named:
+            if value < 1:
+                raise UsageError(f"{name} is {value}; it must be at least 1")
+        return InfillSettings(
+            settings.seed,
+            settings.schedule,
+            settings.draw,
+            n,
+            max_combinations,
+            end_allowed,
+            CommonOrder(orders, settings.seed),
+            settings.kv_cache,
+        )
+
+    def read_template(
+        self,
+        template: str = "",
+        *,
+        fix: Sequence[str] = (),
+        starts_with: str = "",
+        ends_with: str = "",
+        length: int | None = None,
+    ) -> Tokens:
+        """A template in this model's tokens; the arguments are those of `infill`."""
+        tokenizer, longest = self.checkpoint.tokenizer, self.checkpoint.config.model_length
+        if template and length is not None:
+            raise UsageError("length is for a text without a template; write [MASK:N] instead")
+        if template or length is None:
+            read = parse(template).between(starts_with, ends_with)
+        elif length > longest:
+            raise UsageError(f"length is {length}; this model takes 1 to {longest} tokens")
+        else:
+            read = whole(starts_with, ends_with, length, tokenizer)
+        return fix_words(tokenise(read, tokenizer), fix, tokenizer)
+
+    def revise_template(
+        self, draft: str, *, share: float, seed: int = 0, keep: Sequence[str] = ()
+    ) -> Tokens:
+        """A draft with blanks for its least likely tokens, a `share` of them, to be filled again.
+
+        How likely a token is, is a mean over random orders, a function of `seed`; what matches a
+        regular expression of `keep` stays. Raises `UsageError` as `ranking.revising.revise` does.
+        """
+        self._check_family()
+        network, tokenizer = self.checkpoint.network, self.checkpoint.tokenizer
+        return revise(draft, network, tokenizer, share=share, seed=seed, keep=keep)
+
+    def infilling(self, settings: InfillSettings) -> Infilling:
+        """A run of `infill` over any number of templates, to be driven batch by batch."""
+        self._check_family()
+        return Infilling(
+            Engine(self.checkpoint.network, self.checkpoint.tokenizer, self.device), settings
+        )
+
     def batches(
         self, prompt: str, settings: SampleSettings, *, n: int = 1, batch_size: int = DEFAULT_BATCH
     ) -> Iterator["Batch"]:
@@ -247,6 +380,13 @@ class LanguageModel:
             Batch(self, given, settings, range(first, min(first + batch_size, n)))
             for first in range(0, n, batch_size)
         )
+
+    def _check_family(self) -> None:
+        if self.checkpoint.config.family != "esolm-b":
+            raise EsogenError(
+                f"{self.checkpoint.name} is of the family {self.checkpoint.config.family};"
+                " infilling is for Eso-LM (B) models, such as stories"
+            )
 
     def encode_prompt(self, prompt: str, length: int) -> NDArray[np.int64]:
         """Token ids of a prompt; raises `UsageError` when it does not fit `length` tokens."""

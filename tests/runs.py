@@ -1,11 +1,13 @@
 """Runs of the sampler on a tiny network, cached or not, whole or teacher-forced."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from esogen.checkpoint.folder import Checkpoint
 from esogen.generate.denoise import (
     CachedCalls,
     Calls,
@@ -102,3 +104,11 @@ def reveal(progress: Progress, text_BL: Tensor, first: int, last: int) -> None:
     """Put the tokens of sorted indices `first` to `last` of a known text onto the canvas."""
     positions = progress.order_BL[:, first:last]
     progress.canvas_BL.scatter_(1, positions, text_BL.gather(1, positions))
+
+
+def behind_bos(checkpoint: Checkpoint) -> Checkpoint:
+    """The same weights in a model whose texts begin from end-of-text."""
+    config = replace(checkpoint.config, bos_id=checkpoint.tokenizer.end_of_text)
+    network = Network(config, folded=True)
+    network.load_state_dict(checkpoint.network.state_dict())
+    return replace(checkpoint, network=network.eval(), config=config)

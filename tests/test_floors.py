@@ -39,6 +39,7 @@ FLOORS = {
 # Who may import what comes from outside; a package that is not named here is open to all.
 OUTSIDE = {
     "click": (),
+    "prompt_toolkit": ("editor",),
     "rich": ("cli", "view"),
     "typer": ("cli",),
     "xformers": ("model.attention",),

@@ -9,7 +9,10 @@ import pytest
 
 import esogen
 
-HEAVY = {"huggingface_hub", "numpy", "safetensors", "scipy", "tokenizers", "torch", "xformers"}
+HEAVY = {
+    "huggingface_hub", "numpy", "prompt_toolkit", "safetensors", "scipy", "tokenizers", "torch",
+    "xformers",
+}  # fmt: skip
 
 
 def packages_imported_by(arguments: Sequence[str]) -> set[str]:
@@ -45,6 +48,7 @@ def test_import_esogen_imports_nothing_but_itself() -> None:
         ["--help"],
         ["sample", "--help"],
         ["score", "--help"],
+        ["infill", "--help"],
         ["train", "--help"],
         ["models", "pull", "--help"],
         ["doctor", "--help"],

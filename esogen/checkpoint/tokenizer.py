@@ -1,10 +1,13 @@
 """From text to token ids and back, around the `tokenizers` library."""
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from esogen.errors import CheckpointError, UsageError
@@ -81,6 +84,19 @@ class Tokenizer:
             else UNKNOWN * sum(1 for _ in run)
             for known, run in groupby(ids, self._is_text)
         )
+
+    def byte_lengths(self, ids: Iterable[int]) -> list[int]:
+        """How many bytes of UTF-8 each id stands for, in a byte-level vocabulary."""
+        return [len(self._inner.id_to_token(token_id) or "") for token_id in ids]
+
+    @cached_property
+    def begins_word(self) -> NDArray[np.bool_]:
+        """Which ids, of a vocabulary with the mask token, are a space and something behind it."""
+        begins_V = np.zeros(self._mask_id + 1, np.bool_)
+        for token_id in range(self._mask_id):
+            text = self.decode([token_id])
+            begins_V[token_id] = text[:1] == " " and bool(text[1:].strip())
+        return begins_V
 
     def to_json(self) -> str:
         """The content of a `tokenizer.json`."""

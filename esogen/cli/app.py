@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 COMMANDS: Mapping[str, str] = {
     "sample": "Write texts that begin with PROMPT, or from nothing.",
     "replay": "Play a recorded run again, or turn it into a file to show.",
+    "infill": "Fill the blanks of TEMPLATE, or edit a text with blanks on the terminal.",
     "score": "Tell how likely texts are, word by word.",
     "train": "Train a model on text files, or train one further.",
     "models": "List, show, download, remove, import, export models.",

@@ -224,6 +224,16 @@ NumSamples = Annotated[
         rich_help_panel=_WHAT,
     ),
 ]
+BestOf = Annotated[
+    int,
+    typer.Option(
+        "--best-of",
+        parser=whole("--best-of"),
+        metavar="N",
+        help="Make N for each text, and keep the most probable one, per token.",
+        rich_help_panel=_WHAT,
+    ),
+]
 Raw = Annotated[
     bool,
     typer.Option(

@@ -12,8 +12,8 @@ from esogen.errors import UsageError
 from esogen.view.theme import ColorBy, Theme
 
 if TYPE_CHECKING:
-    from esogen.language_model import Batch
     from esogen.view.canvas import Decode
+    from esogen.view.live import Watched
 
 INTERVAL = 1 / 12
 """Seconds between two updates of the status line, at least."""
@@ -66,7 +66,7 @@ def _open_terminal(console: Console) -> int:
         raise UsageError("--live needs a terminal, and there is none; leave it out") from None
 
 
-def drive(batch: "Batch", decode: "Decode", who: Audience, n: int) -> None:
+def drive(batch: "Watched", decode: "Decode", who: Audience, n: int) -> None:
     """Run `batch`, of a run of `n` texts, to its end; show `who` looks on how far it is."""
     if who.drawn_on is not None:
         _watch(batch, decode, who, who.drawn_on, n)
@@ -78,7 +78,7 @@ def drive(batch: "Batch", decode: "Decode", who: Audience, n: int) -> None:
 
 
 def _watch(
-    batch: "Batch",
+    batch: "Watched",
     decode: "Decode",
     who: Audience,
     terminal: int,
@@ -92,7 +92,7 @@ def _watch(
     watch(batch, decode, Screen(terminal), look, texts=n)
 
 
-def _count(batch: "Batch", console: Console, n: int) -> None:
+def _count(batch: "Watched", console: Console, n: int) -> None:
     due = 0.0
     for step in batch.steps():
         if time.monotonic() >= due:
@@ -101,7 +101,7 @@ def _count(batch: "Batch", console: Console, n: int) -> None:
     console.clear()
 
 
-def _position(batch: "Batch", index: int, n: int, *, sequential: bool) -> str:
+def _position(batch: "Watched", index: int, n: int, *, sequential: bool) -> str:
     counts_S = batch.plan.counts_S
     first, last = batch.indices[0] + 1, batch.indices[-1] + 1
     texts = "" if n == 1 else f" · text {first}-{last} of {n}"

@@ -1,10 +1,11 @@
-"""The PROMPT of a command: words on the command line, stdin, or both."""
+"""The text a command is given: words on the command line, stdin, or both; or a file."""
 
 import os
 import shlex
 import stat
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from esogen.cli.terminal import Console, is_terminal
 from esogen.errors import UsageError
@@ -12,26 +13,26 @@ from esogen.errors import UsageError
 STDIN = "-"
 
 
-def read_prompt(words: Sequence[str], console: Console) -> str:
+def read_prompt(words: Sequence[str], console: Console, name: str = "PROMPT") -> str:
     """The text that `words` stand for, `-` among them for stdin; without words, stdin if piped in.
 
-    One newline at the end of stdin is dropped. Raises `UsageError` for more than one text, and when
-    stdin is closed or not UTF-8.
+    `name` is what the argument is called. One newline at the end of stdin is dropped. Raises
+    `UsageError` for more than one text, and when stdin is closed or not UTF-8.
     """
     if not words:
-        return _read_stdin(console) if _is_piped() else ""
+        return read_stdin(console, name) if is_piped() else ""
     texts = [word for word in words if word != STDIN]
     if len(texts) > 1:
         raise UsageError(
-            f"PROMPT is {len(texts)} arguments; it must be one text:"
+            f"{name} is {len(texts)} arguments; it must be one text:"
             f" did you mean {shlex.quote(' '.join(texts))}?"
         )
     if len(words) > len(texts) + 1:
         raise UsageError("- is given more than once; stdin can be read once: leave one out")
-    return "".join(_read_stdin(console) if word == STDIN else word for word in words)
+    return "".join(read_stdin(console, name) if word == STDIN else word for word in words)
 
 
-def _is_piped() -> bool:
+def is_piped() -> bool:
     """Whether stdin is a pipe or a file: what else a process may inherit could be read for ever."""
     if sys.stdin is None:
         return False
@@ -42,21 +43,30 @@ def _is_piped() -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
-def _read_stdin(console: Console) -> str:
+def read_stdin(console: Console, name: str) -> str:
+    """All of stdin, without one newline at its end; raises `UsageError` as `read_prompt` does."""
     if sys.stdin is None:
         raise UsageError(
-            "- stands for stdin, which is closed; pipe a text in, or give it as PROMPT"
+            f"- stands for stdin, which is closed; pipe a text in, or give it as {name}"
         )
     if is_terminal(sys.stdin):
-        console.say("type the prompt, then Ctrl-D on a line of its own")
+        console.say(f"type the {name.lower()}, then Ctrl-D on a line of its own")
     else:
-        console.status("reading the prompt from stdin ...")
-    data = sys.stdin.buffer.read()
+        console.status(f"reading the {name.lower()} from stdin ...")
+    return _text(sys.stdin.buffer.read(), "stdin")
+
+
+def read_file(path: Path) -> str:
+    """All of a file, without one newline at its end; raises `UsageError` when it is not UTF-8."""
+    return _text(path.read_bytes(), str(path))
+
+
+def _text(data: bytes, name: str) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"stdin is not UTF-8: there is the byte 0x{data[error.start]:02x} at {error.start};"
+            f"{name} is not UTF-8: there is the byte 0x{data[error.start]:02x} at {error.start};"
             " wanted UTF-8 text: convert it first, for example with iconv -f latin1 -t utf-8"
         ) from error
     return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")

@@ -13,19 +13,21 @@ from esogen.atomic import replacing
 from esogen.errors import EsogenError, UsageError
 
 if TYPE_CHECKING:
+    from esogen.cli.infill_run import Run as InfillRun
     from esogen.cli.sample import Run
     from esogen.language_model import Batch
-    from esogen.trace_file import Header, TraceWriter
+    from esogen.ranking.infilling import InfillBatch
+    from esogen.trace_file import Header, RecordedText, TraceWriter
 
 
 class Recording(Protocol):
     """Takes down a run: once what it is, then each batch that is finished."""
 
-    def begin(self, run: "Run") -> None:
+    def begin(self, run: "Run | InfillRun") -> None:
         """Take down what holds for all texts."""
         ...
 
-    def write(self, batch: "Batch") -> None:
+    def write(self, batch: "Batch | InfillBatch") -> None:
         """Take down the texts of a finished batch."""
         ...
 
@@ -61,10 +63,10 @@ def recording(path: Path | None, *, beside: Path | None) -> Iterator[Recording]:
 class _Nowhere:
     """Nobody asked for a trace."""
 
-    def begin(self, run: "Run") -> None:
+    def begin(self, run: "Run | InfillRun") -> None:
         """Nothing is kept."""
 
-    def write(self, batch: "Batch") -> None:
+    def write(self, batch: "Batch | InfillBatch") -> None:
         """Nothing is kept."""
 
 
@@ -72,28 +74,49 @@ class _Recording:
     def __init__(self, writer: "TraceWriter", path: Path) -> None:
         self._writer, self._path = writer, path
 
-    def begin(self, run: "Run") -> None:
+    def begin(self, run: "Run | InfillRun") -> None:
         with _naming(self._path):
             self._writer.begin(_header(run))
 
-    def write(self, batch: "Batch") -> None:
-        from esogen.trace_file import RecordedText
+    def write(self, batch: "Batch | InfillBatch") -> None:
+        from esogen.ranking.infilling import InfillBatch
 
-        trace = batch.trace()
-        for row, index in enumerate(batch.indices):
-            text = RecordedText(
-                index=index,
-                seconds=batch.seconds,
-                diffusion_steps=min(batch.plan.diffusion_steps, int(trace.nfe_B[row])),
-                tokens=tuple(trace.tokens_BL[row].tolist()),
-                steps=tuple(trace.steps_BL[row].tolist()),
-                log_probs=tuple(trace.log_probs_BL[row].tolist()),
-            )
+        made = _candidates(batch) if isinstance(batch, InfillBatch) else _samples(batch)
+        for text in made:
             with _naming(self._path):
                 self._writer.write(text)
 
 
-def _header(run: "Run") -> "Header":
+def _samples(batch: "Batch") -> "Iterator[RecordedText]":
+    from esogen.trace_file import RecordedText
+
+    trace = batch.trace()
+    for row, index in enumerate(batch.indices):
+        yield RecordedText(
+            index=index,
+            seconds=batch.seconds,
+            diffusion_steps=min(batch.plan.diffusion_steps, int(trace.nfe_B[row])),
+            tokens=tuple(trace.tokens_BL[row].tolist()),
+            steps=tuple(trace.steps_BL[row].tolist()),
+            log_probs=tuple(trace.log_probs_BL[row].tolist()),
+        )
+
+
+def _candidates(batch: "InfillBatch") -> "Iterator[RecordedText]":
+    from esogen.trace_file import RecordedText
+
+    for index, task, made in zip(batch.indices, batch.tasks, batch.candidates(), strict=True):
+        yield RecordedText(
+            index=index,
+            seconds=batch.seconds,
+            diffusion_steps=task.row.plan.diffusion_steps,
+            tokens=made.tokens,
+            steps=made.steps,
+            log_probs=made.log_probs,
+        )
+
+
+def _header(run: "Run | InfillRun") -> "Header":
     from importlib.metadata import version
 
     from esogen.trace_file import Header, digest
@@ -110,7 +133,7 @@ def _header(run: "Run") -> "Header":
         vocab_size=checkpoint.config.vocab_size,
         dtype=dtype,
         seed=run.settings.seed,
-        settings={**fields, "raw": run.settings.raw},
+        settings={**fields, "raw": run.raw},
     )
 
 

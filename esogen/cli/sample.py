@@ -20,7 +20,8 @@ from esogen.errors import EsogenError, Interrupted, UsageError
 from esogen.view.theme import THEMES, UNPAINTED
 
 if TYPE_CHECKING:
-    from esogen.language_model import Batch, LanguageModel, SampleSettings
+    from esogen.generate.verify import Agreement
+    from esogen.language_model import Batch, LanguageModel, Sample, SampleSettings
 
 BATCH_SIZE = 16
 TOLERANCE = 1e-4
@@ -41,6 +42,7 @@ def sample(
     *,
     length: options.Length = None,
     n: options.NumSamples = 1,
+    best_of: options.BestOf = 1,
     seed: options.Seed = None,
     raw: options.Raw = False,
     steps: options.Steps = None,
@@ -93,9 +95,8 @@ def sample(
 
     layout = Layout(format, separator, null=null)
     console = Console.stderr(quiet=quiet, no_color=no_color)
-    job = Job(
-        read_prompt(prompt or [], console), n, batch_size, model, device, dtype, attention, settings
-    )
+    text = read_prompt(prompt or [], console)
+    job = Job(text, n, best_of, batch_size, model, device, dtype, attention, settings)
     looks = UNPAINTED if colors_refused(no_color=no_color) else THEMES[theme]
     with audience(console, live=live, theme=looks, color_by=color_by) as who:
         run, made = _carry_out(job, layout, output, trace, who)
@@ -113,6 +114,7 @@ class Job:
 
     prompt: str
     n: int
+    best_of: int
     batch_size: int
     model: str
     device: str
@@ -128,6 +130,11 @@ class Run:
     job: Job
     lm: "LanguageModel"
     settings: "SampleSettings"
+
+    @property
+    def raw(self) -> bool:
+        """Whether the texts go on behind their end-of-text."""
+        return self.settings.raw
 
     @property
     def dtype(self) -> str:
@@ -159,6 +166,7 @@ class Run:
             self.settings,
             prompt=job.prompt,
             n=job.n,
+            best_of=job.best_of,
             model=job.model,
             device=job.device,
             dtype=self.dtype,
@@ -172,6 +180,7 @@ class Made:
     """What came of a run."""
 
     tally: Tally = field(default_factory=Tally)
+    written: int = 0
     first: "Batch | None" = None
     interrupted: bool = False
 
@@ -185,11 +194,11 @@ def _carry_out(
         traced.begin(run)
         with _memory_named(job):
             made = _make(run, layout.writer(out, run.fields), traced, who)
-        if made.interrupted and not made.tally.texts:
+        if made.interrupted and not made.written:
             raise Interrupted("interrupted before a text was finished; nothing was kept")
     if made.interrupted:
         raise Interrupted(
-            f"interrupted: kept {made.tally.texts} of {job.n} texts in {out.name};"
+            f"interrupted: kept {made.written} of {job.n} texts in {out.name};"
             f" the seed is {run.settings.seed}"
         )
     return run, made
@@ -212,25 +221,23 @@ def _memory_named(job: Job) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        rows = min(job.n * job.best_of, job.batch_size)
         raise EsogenError(
-            f"the GPU has too little memory for {min(job.n, job.batch_size)} texts at once;"
+            f"the GPU has too little memory for {rows} texts at once;"
             " try a smaller --batch-size, a smaller --length or --device cpu"
         ) from error
 
 
 def _make(run: Run, writer: Writer, traced: Recording, who: Audience) -> Made:
     """Sample batch by batch, each written as soon as it is finished; Ctrl-C keeps those."""
-    made, job = Made(), run.job
+    from esogen.ranking.best_of import best_of
+
+    made = Made()
     try:
-        for batch in run.lm.batches(job.prompt, run.settings, n=job.n, batch_size=job.batch_size):
-            drive(batch, run.lm.checkpoint.tokenizer.decode, who, job.n)
-            made.tally.seconds += batch.seconds
-            texts = list(batch.samples())
-            traced.write(batch)
-            for text in texts:
-                writer.write(text)
-                made.tally.count(text)
-            made.first = made.first or batch
+        samples = _driven(run, made, traced, who)
+        for text in best_of(run.lm.checkpoint.network, samples, run.job.best_of):
+            writer.write(text)
+            made.written += 1
     except KeyboardInterrupt:
         made.interrupted = True
         who.console.clear()
@@ -238,11 +245,31 @@ def _make(run: Run, writer: Writer, traced: Recording, who: Audience) -> Made:
     return made
 
 
+def _driven(run: Run, made: Made, traced: Recording, who: Audience) -> "Iterator[Sample]":
+    """All samples of a run, batch by batch."""
+    job = run.job
+    n = job.n * job.best_of
+    for batch in run.lm.batches(job.prompt, run.settings, n=n, batch_size=job.batch_size):
+        drive(batch, run.lm.checkpoint.tokenizer.decode, who, n)
+        made.tally.seconds += batch.seconds
+        made.first = made.first or batch
+        texts = list(batch.samples())
+        traced.write(batch)
+        for text in texts:
+            made.tally.count(text)
+            yield text
+
+
 def _verify(batch: "Batch", dtype: str, console: Console) -> None:
     """Say how the run with the KV cache compares with one without; raises where it must not."""
     console.status("verifying ...")
     found = batch.verify()
     console.clear()
+    judge(found, dtype)
+
+
+def judge(found: "Agreement", dtype: str) -> None:
+    """Say how two ways of computing agree; raises `EsogenError` where they must not differ."""
     typer.echo(
         f"verify: {found.draws} draws, {found.different} different, {found.edge} edge draws,"
         f" {found.unexplained} unexplained,"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from esogen.generate.draw import DrawSettings
+    from esogen.generate.plan import ScheduleSettings
     from esogen.language_model import Sample, SampleSettings
 
 
@@ -45,21 +47,18 @@ def command_again(
     device: str,
     dtype: str,
     attention: str = "auto",
+    best_of: int = 1,
     unused: Container[str] = (),
 ) -> str:
     """The command line that gives the same texts, quoted for a shell and on one line.
 
     `unused` names settings that the model's family would refuse.
     """
-    draw, schedule = settings.draw, settings.schedule
     words = [
         *("-m", model, "-L", settings.length),
-        *(() if "steps" in unused else ("-s", schedule.steps)),
-        *(() if "alpha_0" in unused else ("--alpha-0", schedule.alpha_0)),
-        *(() if "schedule" in unused else ("--schedule", schedule.schedule)),
-        *("-t", draw.temperature, "--top-p", draw.top_p),
-        *(() if draw.top_k is None else ("--top-k", draw.top_k)),
-        *("-n", n, "--seed", settings.seed, "--dtype", dtype),
+        *how_drawn(settings.draw, settings.schedule, unused),
+        *("-n", n, *(() if best_of == 1 else ("--best-of", best_of))),
+        *("--seed", settings.seed, "--dtype", dtype),
         *(() if device == "auto" else ("--device", device)),
         *(() if attention == "auto" else ("--attention", attention)),
         *(("--raw",) if settings.raw else ()),
@@ -67,10 +66,24 @@ def command_again(
         *(("--",) if prompt.startswith("-") else ()),
         prompt,
     ]
-    return " ".join(["esogen sample", *map(_quoted, words)])
+    return " ".join(["esogen sample", *map(quoted, words)])
 
 
-def _quoted(value: object) -> str:
+def how_drawn(
+    draw: "DrawSettings", schedule: "ScheduleSettings", unused: Container[str] = ()
+) -> list[object]:
+    """The flags of a schedule and of drawing, with their values; none of what is `unused`."""
+    return [
+        *(() if "steps" in unused else ("-s", schedule.steps)),
+        *(() if "alpha_0" in unused else ("--alpha-0", schedule.alpha_0)),
+        *(() if "schedule" in unused else ("--schedule", schedule.schedule)),
+        *("-t", draw.temperature, "--top-p", draw.top_p),
+        *(() if draw.top_k is None else ("--top-k", draw.top_k)),
+    ]
+
+
+def quoted(value: object) -> str:
+    """One word of a command line, as a shell takes it."""
     text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
     return shlex.quote(text) if text.isprintable() else _escaped(text)
 

@@ -71,6 +71,17 @@ class Console:
             line = one_line(text)
             self._write((f"{_DIM}{line}{_PLAIN}" if self.colored else line) + "\n")
 
+    def show(self, text: str) -> None:
+        """Write lines that stay, as they are, also where no terminal is."""
+        if not self.quiet:
+            self.clear()
+            self._write(text + "\n")
+
+    def report(self, problem: str) -> None:
+        """Write a line about something that went wrong while the command goes on, even if quiet."""
+        self.clear()
+        self._write(f"esogen: {one_line(problem)}\n")
+
     def _columns(self) -> int:
         try:
             return os.get_terminal_size(self.stream.fileno() if self.stream else -1).columns or 80

@@ -95,19 +95,20 @@ def compare(
             for side in (reference, candidate)
         )
         tokens_BK = draw(expected_BKV, uniforms_BK, settings).tokens
-        agreement += _compare_draws(expected_BKV, found_BKV, tokens_BK, uniforms_BK, settings)
+        agreement += compare_draws(expected_BKV, found_BKV, tokens_BK, uniforms_BK, settings)
         progress.canvas_BL.scatter_(1, positions_BK, tokens_BK)
         decided, fresh = decided + count, count
     return agreement
 
 
-def _compare_draws(
+def compare_draws(
     expected_BKV: Tensor,
     found_BKV: Tensor,
     tokens_BK: Tensor,
     uniforms_BK: Tensor,
     settings: DrawSettings,
 ) -> Agreement:
+    """Judge the draws of one call, on both sides, with the tokens that the reference drew."""
     expected_log, found_log = (x.log_softmax(-1) for x in (expected_BKV, found_BKV))
     if expected_log.isnan().any() or found_log.isnan().any():
         raise NumericalError("the network gave logits that are not finite; try --dtype fp32")

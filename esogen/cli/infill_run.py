@@ -1,0 +1,234 @@
+"""A run of `esogen infill`: load, fill, write; one template, or one on every line."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from esogen.checkpoint.resolve import resolve
+from esogen.cli import options
+from esogen.cli.infill_lines import Lines
+from esogen.cli.infill_output import Fields, Form
+from esogen.cli.output import Output, opened
+from esogen.cli.progress import Audience, drive
+from esogen.cli.recording import Recording, recording
+from esogen.cli.summary import Tally, how_drawn, quoted
+from esogen.cli.terminal import Console
+from esogen.errors import EsogenError, Interrupted
+
+if TYPE_CHECKING:
+    from esogen.generate.template import Tokens
+    from esogen.language_model import LanguageModel
+    from esogen.ranking.infilling import Candidate, InfillBatch, Infilling, InfillSettings
+
+BATCH_SIZE, MAX_COMBINATIONS = 32, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a run needs, before the model is there that fills in what was not said.
+
+    `words` are those of the command line that give the template again.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    attention: str
+    batch_size: int
+    top: int
+    words: Sequence[object]
+    settings: Callable[["LanguageModel"], "InfillSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where what was filled goes and in which form, where its trace goes, and who looks on."""
+
+    output: Path | None
+    trace: Path | None
+    form: Form
+    who: Audience
+
+    @property
+    def console(self) -> Console:
+        """Where the work is told of."""
+        return self.who.console
+
+
+class Source(Protocol):
+    """Where a template comes from: it is written down, or made of a draft."""
+
+    def read(self, run: "Run") -> "Tokens":
+        """The template in the tokens of the model."""
+        ...
+
+
+@dataclass(slots=True)
+class Run:
+    """A run with everything filled in, and what came of it."""
+
+    setup: Setup
+    lm: "LanguageModel"
+    settings: "InfillSettings"
+    infilling: "Infilling"
+    tally: Tally
+    first: "InfillBatch | None" = None
+    best: "Candidate | None" = None
+
+    @property
+    def dtype(self) -> str:
+        """The precision, as --dtype takes it."""
+        from esogen.checkpoint.placement import DTYPES
+
+        used = self.lm.checkpoint.network.vocab_embed.embedding.dtype
+        return next(word for word, dtype in DTYPES.items() if dtype == used)
+
+    def fields(self) -> Fields:
+        """What JSON says of every template of this run."""
+        settings = self.settings
+        draw, schedule = settings.draw, settings.schedule
+        return {
+            "seed": settings.seed,
+            "candidates_per_length": settings.n,
+            "max_combinations": settings.max_combinations,
+            "steps": schedule.steps,
+            "alpha_0": schedule.alpha_0,
+            "schedule": schedule.schedule,
+            "temperature": draw.temperature,
+            "top_p": draw.top_p,
+            "top_k": draw.top_k,
+            "model": self.lm.checkpoint.name,
+            "revision": self.lm.checkpoint.revision,
+            "dtype": self.dtype,
+        }
+
+    def drive(self, batch: "InfillBatch", who: Audience, n: int) -> None:
+        """Run one batch and count what it took; of unequal rows, who looks on sees the first."""
+        drive(batch.shown(), self.lm.checkpoint.tokenizer.decode, who, n)
+        self.first = self.first or batch
+        self.tally.seconds += batch.seconds
+        for task in batch.tasks:
+            self.tally.texts += 1
+            self.tally.calls += task.row.plan.nfe
+            self.tally.tokens += int(task.row.plan.counts_S.sum())
+
+    @property
+    def raw(self) -> bool:
+        """Whether what stands behind an end of text is part of it: in a template it is given."""
+        return True
+
+    def again(self) -> str:
+        """The command that gives the same fills."""
+        settings, setup, top = self.settings, self.setup, self.setup.top
+        bound = settings.max_combinations
+        words = [
+            *("-m", setup.model, *how_drawn(settings.draw, settings.schedule)),
+            *("-n", settings.n, "--seed", settings.seed, "--dtype", self.dtype),
+            *(() if setup.device == "auto" else ("--device", setup.device)),
+            *(() if setup.attention == "auto" else ("--attention", setup.attention)),
+            *(() if top == 1 else ("--top", top)),
+            *(() if settings.order.count == 1 else ("--orders", settings.order.count)),
+            *(() if bound == MAX_COMBINATIONS else ("--max-combinations", bound)),
+            *(("--allow-end",) if settings.end_allowed else ()),
+            *(() if settings.kv_cache else ("--no-kv-cache",)),
+            *setup.words,
+        ]
+        return " ".join(["esogen infill", *map(quoted, words)])
+
+
+def load(setup: Setup, console: Console) -> Run:
+    """Open the model and fill in what was not said."""
+    resolve(setup.model)  # a model that is not there is told before torch is imported
+    console.status(f"loading {setup.model} ...")
+    from esogen.language_model import load as load_model
+
+    with options.flags_named():
+        lm = load_model(
+            setup.model, device=setup.device, dtype=setup.dtype, attention=setup.attention
+        )
+        settings = setup.settings(lm)
+        return Run(setup, lm, settings, lm.infilling(settings), Tally())
+
+
+def fill_one(setup: Setup, source: Source, place: Place) -> Run:
+    """Fill one template and write its best candidates."""
+    console, form = place.console, place.form
+    with opened(place.output) as out, recording(place.trace, beside=place.output) as traced:
+        run = load(setup, console)
+        traced.begin(run)
+        with options.flags_named():
+            tokens = source.read(run)
+            tried = run.infilling.check(tokens)
+        if tried < tokens.combinations:
+            console.say(
+                f"trying {tried} of {tokens.combinations} combinations of lengths:"
+                " --max-combinations bounds them, and so does the model's length"
+            )
+        with _memory_named(setup), _nothing_kept():
+            for batch in run.infilling.batches([tokens], setup.batch_size):
+                run.drive(batch, place.who, tried * run.settings.n)
+                traced.write(batch)
+                for _, filled in run.infilling.finished(batch):
+                    fields = run.fields() if form.format != "text" else {}
+                    out.write(form.write(str(tokens.template), filled, fields))
+                    run.best = filled[0]
+    return run
+
+
+def fill_lines(
+    setup: Setup, source: BinaryIO, place: Place, read: Callable[[Run, str], "Tokens"]
+) -> None:
+    """Fill the template on every line; raises `EsogenError` at the end if lines were broken."""
+
+    def checked(template: str) -> "Tokens":
+        tokens = read(run, template)
+        run.infilling.check(tokens)
+        return tokens
+
+    interrupted, console = False, place.console
+    with opened(place.output) as out, recording(place.trace, beside=place.output) as traced:
+        run = load(setup, console)
+        traced.begin(run)
+        lines = Lines(source, checked, console)
+        try:
+            with _memory_named(setup):
+                _write_lines(run, lines, (out, traced), place)
+        except KeyboardInterrupt:
+            interrupted = True
+            console.clear()
+    if interrupted:
+        raise Interrupted(f"interrupted: kept {lines.done} lines in {out.name}")
+    lines.check()
+
+
+def _write_lines(run: Run, lines: Lines, outs: tuple[Output, Recording], place: Place) -> None:
+    fields, (out, traced) = run.fields(), outs
+    for batch in run.infilling.batches(lines.templates(), run.setup.batch_size):
+        run.drive(batch, place.who, len(batch.tasks))
+        traced.write(batch)
+        for _, filled in run.infilling.finished(batch):
+            lines.write(out, filled, fields, place.form.top)
+    lines.finish(out)
+
+
+@contextmanager
+def _nothing_kept() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted before the text was filled; nothing was kept") from None
+
+
+@contextmanager
+def _memory_named(setup: Setup) -> Iterator[None]:
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EsogenError(
+            f"the GPU has too little memory for {setup.batch_size} candidates at once;"
+            " try a smaller --batch-size or --device cpu"
+        ) from error

@@ -1,0 +1,91 @@
+"""Attention over a prefix that rows share and what each of them has of its own.
+
+The keys and values of the prefix are held once for each group of rows, read once for all of them,
+and never copied: `n` rows on one prefix cost its memory and its computation once.
+
+Shapes: B rows, G groups, L queries of this call, S places of the prefix, M own places, N heads,
+H head width.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esogen.model.cache import KVCache
+
+
+class SharedPrefix:
+    """Prefixes in `shared`, one for each group, and a cache `own` for what rows add.
+
+    `group_B` is the group of each row.
+    """
+
+    def __init__(self, shared: KVCache, own: KVCache, group_B: NDArray[np.int64]) -> None:
+        self.shared, self.own, self.group_B = shared, own, group_B
+
+    def attend(self, width: int) -> "SharedAttend":
+        """The attention of one call of `width` new tokens a row, causal behind what stands."""
+        return SharedAttend(self, width)
+
+    def commit(self, count_B: NDArray[np.int64]) -> None:
+        """Make the first `count_B` tokens of the last call permanent."""
+        self.own.commit(count_B)
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Drop every row but these."""
+        self.own.keep(rows)
+        self.group_B = self.group_B[rows]
+
+
+class SharedAttend:
+    """One call. Query j of a row with n tokens of its own sees its prefix and places 0..n+j."""
+
+    def __init__(self, cache: SharedPrefix, width: int) -> None:
+        own, shared, device = cache.own, cache.shared, cache.own.device
+        self._own, self._shared = own, shared
+        self._places, self._prefix = int(own.lengths_B.max()) + width, int(shared.lengths_B.max())
+        if self._places > own.capacity:
+            raise ValueError(f"{self._places} tokens do not fit a cache of {own.capacity}")
+        rows = torch.arange(len(own.lengths_B), device=device)[:, None]
+        length_B1 = torch.from_numpy(own.lengths_B)[:, None].to(device)
+        place_BL = length_B1 + torch.arange(width, device=device)
+        self._slots = (place_BL + rows * own.capacity).flatten()
+        prefix_B1 = torch.from_numpy(shared.lengths_B[cache.group_B])[:, None].to(device)
+        hidden_BS = torch.arange(self._prefix, device=device) >= prefix_B1
+        hidden_BLM = torch.arange(self._places, device=device) > place_BL[..., None]
+        hidden_BLS = hidden_BS[:, None].expand(-1, width, -1)
+        self._hidden = torch.cat([hidden_BLS, hidden_BLM], -1)[:, None]
+        self._members = [
+            torch.from_numpy(np.flatnonzero(cache.group_B == group)).to(device)
+            for group in range(len(shared.lengths_B))
+        ]
+
+    def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
+        """Write this layer's keys and values behind what stands, then attend over all of it."""
+        self._own.write(layer, self._slots, k_BLNH, v_BLNH)
+        k_BNMH, v_BNMH = (x.transpose(1, 2) for x in self._own.read(layer, self._places))
+        k_GNSH, v_GNSH = (x.transpose(1, 2) for x in self._shared.read(layer, self._prefix))
+        q_BNLH = q_BLNH.transpose(1, 2) * q_BLNH.shape[-1] ** -0.5
+        scores = torch.cat([self._by_group(q_BNLH, k_GNSH.mT), torch.matmul(q_BNLH, k_BNMH.mT)], -1)
+        weights = scores.float().masked_fill_(self._hidden, -torch.inf).softmax(-1)
+        weights = weights.to(q_BLNH.dtype)
+        prefix, own = weights[..., : self._prefix], weights[..., self._prefix :]
+        return (self._by_group(prefix, v_GNSH) + torch.matmul(own, v_BNMH)).transpose(1, 2)
+
+    def _by_group(self, x_BNLX: Tensor, y_GNXY: Tensor) -> Tensor:
+        """The product of every row with its group's matrix, each matrix read once."""
+        if len(self._members) == 1:
+            return _folded(x_BNLX, y_GNXY[0])
+        out = x_BNLX.new_empty(*x_BNLX.shape[:3], y_GNXY.shape[-1])
+        for rows, y_NXY in zip(self._members, y_GNXY, strict=True):
+            if len(rows):
+                out[rows] = _folded(x_BNLX[rows], y_NXY)
+        return out
+
+
+def _folded(x_BNLX: Tensor, y_NXY: Tensor) -> Tensor:
+    """`x @ y` with all rows of the batch as rows of one matrix."""
+    rows, _, queries, _ = x_BNLX.shape
+    product = torch.matmul(x_BNLX.transpose(0, 1).flatten(1, 2), y_NXY)
+    return product.view(len(y_NXY), rows, queries, -1).transpose(0, 1)

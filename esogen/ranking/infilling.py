@@ -1,0 +1,377 @@
+"""Blanks filled many times over, for every length they may have, and the fills ranked.
+
+    templates -> layouts (one for each combination of lengths) -> rows (n candidates of each)
+              -> batches of unequal rows -> candidates -> ranked by the score of the whole text
+
+Candidate i of a layout is a function of (seed, i, template) alone: nothing depends on which other
+rows, lengths or templates shared its batch.
+
+Shapes: L positions of one text, V vocabulary.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esogen.checkpoint.tokenizer import Tokenizer
+from esogen.errors import NumericalError
+from esogen.generate.denoise import Step
+from esogen.generate.draw import DrawSettings
+from esogen.generate.fill import (
+    Canvas,
+    FillCalls,
+    Row,
+    Rule,
+    UncachedFill,
+    agreement,
+    fill,
+    prefilled,
+)
+from esogen.generate.fill import start as start_canvas
+from esogen.generate.plan import Plan, ScheduleSettings, make_plan
+from esogen.generate.streams import token_uniforms
+from esogen.generate.template import BLANK, Layout, Tokens, layouts
+from esogen.generate.verify import Agreement
+from esogen.model.network import Network
+from esogen.ranking.scores import LEFT_TO_RIGHT, Order, best, scores
+
+FREE, BEGINS_WORD = 0, 1
+"""Kinds of positions: any token, or one that begins a word with a space before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class InfillSettings:
+    """Everything that decides what is filled in.
+
+    `n` candidates for each combination of lengths, of which at most `max_combinations` are tried;
+    `end_allowed`: a blank may draw an end of text. `order`: what candidates are ranked by.
+    """
+
+    seed: int
+    schedule: ScheduleSettings
+    draw: DrawSettings
+    n: int = 8
+    max_combinations: int = 64
+    end_allowed: bool = False
+    order: Order = LEFT_TO_RIGHT
+    kv_cache: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One filled text.
+
+    `tokens`, `steps` and `log_probs` by position: ids; the network call that decided each, -1 for
+    given tokens; the model's own log-probability then, nats, before temperature and truncation.
+    `log_prob` is their sum. `score` is log p of the whole text in the common order, nats.
+    """
+
+    text: str
+    fills: tuple[str, ...]
+    lengths: tuple[int, ...]
+    index: int
+    tokens: tuple[int, ...]
+    steps: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    log_prob: float
+    nfe: int
+    score: float
+
+    @property
+    def score_per_token(self) -> float:
+        """What candidates are ranked by, nats per token of the whole text."""
+        return self.score / len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class LengthsTried:
+    """One combination of lengths: its candidates, and the best score per token among them."""
+
+    lengths: tuple[int, ...]
+    candidates: int
+    best: float
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What came of one template: distinct candidates, best first, and how lengths were found.
+
+    `combinations` of lengths the blanks allow, of which `tried` were tried.
+    """
+
+    candidates: tuple[Candidate, ...]
+    combinations: int
+    tried: tuple[LengthsTried, ...]
+    order: Order
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(self.candidates)
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    @overload
+    def __getitem__(self, rank: int) -> Candidate: ...
+
+    @overload
+    def __getitem__(self, rank: slice) -> tuple[Candidate, ...]: ...
+
+    def __getitem__(self, rank: int | slice) -> Candidate | tuple[Candidate, ...]:
+        return self.candidates[rank]
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What fills: a network, its tokenizer and where they are."""
+
+    network: Network
+    tokenizer: Tokenizer
+    device: torch.device
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return self.network.config.model_length
+
+    def allowed(self, *, end: bool) -> Tensor:
+        """Tokens that may be drawn, bool `[2, V]`, for positions that are free or begin a word."""
+        begins_V = torch.from_numpy(self.tokenizer.begins_word)
+        allowed_CV = torch.stack([torch.ones_like(begins_V), begins_V])
+        allowed_CV[:, self.tokenizer.end_of_text] = end
+        return allowed_CV.to(self.device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """One candidate to be made."""
+
+    template: int
+    layout: Layout
+    index: int
+    row: Row
+
+
+class Shown:
+    """What is shown of a batch of unequal rows: those with the layout of its first."""
+
+    end_of_text: int | None = None
+
+    def __init__(self, batch: "InfillBatch") -> None:
+        layout = batch.tasks[0].layout
+        tasks = [*takewhile(lambda task: task.layout is layout, batch.tasks)]
+        plans = [task.row.plan for task in tasks]
+        order_BL = np.concatenate([plan.order_BL for plan in plans])
+        self.plan: Plan = replace(plans[0], order_BL=order_BL)
+        self.indices = batch.indices[: len(tasks)]
+        self.given_L = tasks[0].row.ids_L
+        self._batch = batch
+
+    def steps(self) -> Iterator[Step]:
+        """Run the whole batch, yielding what was decided of the rows that are shown."""
+        for step in self._batch.steps():
+            shown = np.flatnonzero(step.rows < len(self.indices))
+            if len(shown) == len(step.rows):
+                yield step
+            elif len(shown):
+                index = torch.from_numpy(shown).to(step.tokens_BK.device)
+                columns = (step.positions_BK, step.tokens_BK, step.log_probs_BK)
+                rows = step.rows[shown]
+                yield Step(step.index, step.sequential, rows, *(x[index] for x in columns))
+
+
+class InfillBatch:
+    """Some candidates made together: drive `steps` to its end, then they can be read.
+
+    `indices` number the rows of the whole run, `seconds` is the wall time that `steps` took.
+    """
+
+    def __init__(
+        self, engine: Engine, settings: InfillSettings, tasks: Sequence[_Task], first: int
+    ) -> None:
+        self.settings, self.tasks = settings, tasks
+        self.indices = range(first, first + len(tasks))
+        self.seconds = 0.0
+        self._made: list[Candidate] = []
+        self._engine = engine
+        self._steps: list[Step] = []
+
+    @property
+    def rows(self) -> list[Row]:
+        """What is filled, with its plan, row by row."""
+        return [task.row for task in self.tasks]
+
+    def shown(self) -> Shown:
+        """The rows that can be watched side by side."""
+        return Shown(self)
+
+    def steps(self) -> Iterator[Step]:
+        """Run the network, yielding what each call decided."""
+        began = time.perf_counter()
+        network, rows = self._engine.network, self.rows
+        canvas = start_canvas(network, rows, self._engine.device)
+        calls = self.calls(canvas, cached=self.settings.kv_cache)
+        for step in fill(network, calls, rows, canvas, self.rule()):
+            self._steps.append(step)
+            yield step
+        self.seconds = time.perf_counter() - began
+
+    def rule(self) -> Rule:
+        """How this run draws."""
+        return Rule(self.settings.draw, self._engine.allowed(end=self.settings.end_allowed))
+
+    def verify(self) -> Agreement:
+        """This batch again, cached against uncached, shown the same tokens."""
+        network, rows = self._engine.network, self.rows
+        canvas = start_canvas(network, rows, self._engine.device)
+        return agreement(network, prefilled(network, rows, canvas), rows, canvas, self.rule())
+
+    def calls(self, canvas: Canvas, *, cached: bool) -> FillCalls:
+        """Fresh state for a run with the KV cache, its given tokens computed, or without."""
+        network = self._engine.network
+        return prefilled(network, self.rows, canvas) if cached else UncachedFill(network)
+
+    def candidates(self) -> list[Candidate]:
+        """What was made, in the order of the rows; raises `NumericalError` for broken weights."""
+        self._made = self._made or self._read()
+        return self._made
+
+    def _read(self) -> list[Candidate]:
+        decided = [_Decided.of(task.row) for task in self.tasks]
+        for step in self._steps:
+            columns = (step.positions_BK, step.tokens_BK, step.log_probs_BK)
+            positions, tokens, log_probs = (x.cpu().numpy() for x in columns)
+            for b, row in enumerate(step.rows):
+                decided[row].take(step.index, positions[b], tokens[b], log_probs[b])
+        if not all(np.isfinite(each.log_probs_L).all() for each in decided):
+            raise NumericalError(
+                "the network gave logits that are not finite numbers;"
+                " the weights are broken, or --dtype is too narrow: try fp32"
+            )
+        texts = [each.tokens_L.tolist() for each in decided]
+        found = scores(self._engine.network, texts, self.settings.order)
+        return [
+            self._candidate(task, each, score)
+            for task, each, score in zip(self.tasks, decided, found, strict=True)
+        ]
+
+    def _candidate(self, task: _Task, decided: "_Decided", score: float) -> Candidate:
+        fills = task.layout.fills(decided.tokens_L.tolist(), self._engine.tokenizer)
+        return Candidate(
+            text=task.layout.text(fills),
+            fills=fills,
+            lengths=task.layout.lengths,
+            index=task.index,
+            tokens=tuple(decided.tokens_L.tolist()),
+            steps=tuple(decided.steps_L.tolist()),
+            log_probs=tuple(decided.log_probs_L.tolist()),
+            log_prob=float(decided.log_probs_L.sum()),
+            nfe=task.row.plan.nfe,
+            score=score,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Decided:
+    """A row's tokens by position, the steps that decided them, and how surely."""
+
+    tokens_L: NDArray[np.int64]
+    steps_L: NDArray[np.int64]
+    log_probs_L: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, row: Row) -> "_Decided":
+        return cls(
+            row.ids_L.copy(), np.full(len(row.ids_L), BLANK), np.zeros(len(row.ids_L), np.float64)
+        )
+
+    def take(
+        self,
+        step: int,
+        positions: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        log_probs: NDArray[np.float32],
+    ) -> None:
+        self.tokens_L[positions], self.steps_L[positions] = tokens, step
+        self.log_probs_L[positions] = log_probs
+
+
+class Infilling:
+    """A run over some templates: drive its `batches`, each yields the templates it finished."""
+
+    def __init__(self, engine: Engine, settings: InfillSettings) -> None:
+        self.engine, self.settings = engine, settings
+        self._open: dict[int, _Open] = {}
+
+    def carry_out(self, templates: Iterable[Tokens], batch_size: int) -> Iterator[Filled]:
+        """Every template filled, in order, without anybody watching."""
+        for batch in self.batches(templates, batch_size):
+            for _ in batch.steps():
+                pass
+            yield from (filled for _, filled in self.finished(batch))
+
+    def batches(self, templates: Iterable[Tokens], batch_size: int) -> Iterator[InfillBatch]:
+        """Batches of candidates of all templates, in order, whatever their lengths."""
+        tasks, first = self._tasks(templates), 0
+        while part := list(islice(tasks, batch_size)):
+            yield InfillBatch(self.engine, self.settings, part, first)
+            first += len(part)
+
+    def check(self, tokens: Tokens) -> int:
+        """How many combinations of lengths will be tried; `UsageError` if the text is too long."""
+        return len(layouts(tokens, self.engine.longest, self.settings.max_combinations))
+
+    def finished(self, batch: InfillBatch) -> Iterator[tuple[int, Filled]]:
+        """Take in a batch that was driven; yields each template that is done with its number."""
+        for task, candidate in zip(batch.tasks, batch.candidates(), strict=True):
+            template = self._open[task.template]
+            template.candidates.append(candidate)
+            if len(template.candidates) == template.wanted:
+                yield task.template, self._open.pop(task.template).ranked(self.settings.order)
+
+    def _tasks(self, templates: Iterable[Tokens]) -> Iterator[_Task]:
+        settings = self.settings
+        for number, tokens in enumerate(templates):
+            found = layouts(tokens, self.engine.longest, settings.max_combinations)
+            self._open[number] = _Open(tokens.combinations, len(found) * settings.n, [])
+            for layout in found:
+                for index in range(settings.n):
+                    yield _Task(number, layout, index, row_of(layout, settings, index))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Open:
+    """A template some of whose candidates are still to be made."""
+
+    combinations: int
+    wanted: int
+    candidates: list[Candidate]
+
+    def ranked(self, order: Order) -> Filled:
+        by_lengths: dict[tuple[int, ...], list[float]] = {}
+        for candidate in self.candidates:
+            by_lengths.setdefault(candidate.lengths, []).append(candidate.score_per_token)
+        tried = (LengthsTried(k, len(v), max(v)) for k, v in by_lengths.items())
+        return Filled(
+            tuple(best(self.candidates, lambda c: c.score_per_token, lambda c: c.fills)),
+            self.combinations,
+            tuple(sorted(tried, key=lambda each: each.best, reverse=True)),
+            order,
+        )
+
+
+def row_of(layout: Layout, settings: InfillSettings, index: int) -> Row:
+    """Candidate `index` of a layout, planned."""
+    given, blank = (np.flatnonzero(x) for x in (layout.ids_L != BLANK, layout.ids_L == BLANK))
+    return Row(
+        layout.ids_L,
+        np.where(layout.spaced_L, BEGINS_WORD, FREE),
+        make_plan(settings.schedule, settings.seed, range(index, index + 1), given, blank),
+        token_uniforms(settings.seed, index, len(layout.ids_L))[:, 0],
+    )
