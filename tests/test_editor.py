@@ -391,6 +391,23 @@ def test_a_wrong_command_is_told_and_changes_nothing(
     assert same_bits(held(session), bits)
 
 
+@pytest.mark.parametrize("word", ["accept", "write text.txt"])
+def test_a_text_with_blanks_left_is_neither_accepted_nor_written(
+    session: Session,
+    lm: LanguageModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    word: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text, said = plain(session, lm, "undo", word)
+    assert text is None
+    assert any("there are blanks to be filled yet" in line for line in said)
+    assert not list(tmp_path.iterdir())
+    text, _ = plain(session, lm, "redo", "accept")
+    assert text == session.current.text(session.engine.tokenizer)
+
+
 def test_another_template_may_be_taken_up_and_undone(session: Session, lm: LanguageModel) -> None:
     first = session.current_number
     plain(session, lm, "template A [MASK:2] cat.")

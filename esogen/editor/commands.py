@@ -152,6 +152,10 @@ class Commands:
         self.say("\n".join(HELP.values()))
 
     def _text(self) -> str:
+        if self.session.current.undecided:
+            raise UsageError(
+                "there are blanks to be filled yet; reroll fills them, redo goes forward"
+            )
         return self.session.current.text(self.session.engine.tokenizer)
 
     def _positions(self, rest: str) -> tuple[int, ...]:

@@ -193,18 +193,7 @@ def prefilled(network: Network, rows: Sequence[Row], canvas: Canvas) -> CachedFi
         network.hidden(ids_GW, positions_GW, shared.attend(fed))
         shared.commit(given_B[first] + fed - width)
     own = KVCache(network.config, len(rows), max(_places(rows), 1), device=device, dtype=dtype)
-    for layer in range(network.config.n_blocks):
-        _clear(own, layer)
     return CachedFill(network, SharedPrefix(shared, own, group_B))
-
-
-def _clear(cache: KVCache, layer: int) -> None:
-    """Zero a layer: a short row reads, with no weight, places that only longer rows write.
-
-    Nothing times whatever happens to lie in fresh memory need not be nothing.
-    """
-    for part in cache.read(layer, cache.capacity):
-        part.zero_()
 
 
 def _places(rows: Sequence[Row]) -> int:

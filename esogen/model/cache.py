@@ -34,7 +34,9 @@ class KVCache:
     ) -> None:
         places = capacity + (config.bos_id is not None)
         shape = (config.n_blocks, 2, rows, places, config.n_heads, config.head_size)
-        self._kv = torch.empty(shape, device=device, dtype=dtype)
+        # Zeros: where rows are unequal, a short one reads places that nothing was written to, and
+        # no mask makes 0 times NaN a number.
+        self._kv = torch.zeros(shape, device=device, dtype=dtype)
         self.kernel = kernel
         self.lengths_B: NDArray[np.int64] = np.zeros(rows, np.int64)
         """Committed tokens of each row; known on the host, so no call waits for a GPU."""
