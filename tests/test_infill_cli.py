@@ -34,7 +34,7 @@ Infill = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NO_COLOR", "FORCE_COLOR", "ESOGEN_DEBUG"):
+    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "ESOGEN_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("ESOGEN_MODEL", str(tiny_folder))

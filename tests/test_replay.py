@@ -158,7 +158,7 @@ def test_a_trace_without_texts_is_told(
 def test_a_model_that_is_gone_is_told_and_can_be_named(trace: Path, tiny_folder: Path) -> None:
     trace.write_bytes(changed(trace.read_bytes(), 1, model="gone/away"))
     said = problem(str(trace))
-    assert "needs the tokenizer of its model: the model 'gone/away' is neither" in said
+    assert "needs the tokenizer of its model: the model 'gone/away' is not in the cache" in said
     assert "--model" in said
     code, stdout, _ = esogen("replay", str(trace), "--model", str(tiny_folder), "--text", "1")
     assert (code, stdout) == (0, f"{STORY}\n")

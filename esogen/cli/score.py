@@ -53,8 +53,9 @@ def score(
     dtype: options.Dtype = "auto",
     batch_size: own.BatchSize = None,
 ) -> None:
-    """Tell how likely texts are: log-probability, perplexity, bits per byte, word by word.
+    """Tell how likely texts are, word by word.
 
+    Log-probability, perplexity and bits per byte of each text and of all together.
     Without FILE, stdin is read. A text file holds one text, or several parted by lines
     <|endoftext|>.
     """
