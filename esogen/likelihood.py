@@ -151,12 +151,13 @@ def read_batch(
     masks_BL = torch.full_like(text_BL[:, given:], network.config.mask_id)
     clean_BM, places_BM = with_bos(network.config, text_BL, order_BL)
     masks = longest - given
-    hidden_BMD = network.hidden(
+    hidden_BLD = network.hidden(
         torch.cat([masks_BL, clean_BM], 1),
         torch.cat([order_BL[:, given:], places_BM], 1),
         TwoHalves(masks, given=clean_BM.shape[1] - masks),
+        slice(masks),
     )
-    return _readings(network, passages, hidden_BMD[:, :masks], text_BL[:, given:], best)
+    return _readings(network, passages, hidden_BLD, text_BL[:, given:], best)
 
 
 def _read_rows_ahead(

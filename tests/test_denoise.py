@@ -20,10 +20,10 @@ from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.verify import Agreement, RowByRow, Side, compare
 from esogen.likelihood import token_log_probs
-from esogen.model.attention import attention
+from esogen.model.attention import Attend, attention
 from esogen.model.cache import KVCache
 from esogen.model.config import ModelConfig
-from esogen.model.network import Network
+from esogen.model.network import EVERYTHING, Network
 from esogen.trace import GIVEN, UNDECIDED, Recorder, Trace
 from tests import golden
 from tests.runs import NO_POSITIONS, begin, calls_for, forced_logits, plan_for, run
@@ -168,8 +168,10 @@ def test_a_shifted_cache_is_found_out(network: Network) -> None:
     """The comparison can fail: a network that reads wrong positions is not explained by edges."""
 
     class Shifted(Network):
-        def hidden(self, ids_BL: Tensor, positions_BL: Tensor, attend: object) -> Tensor:
-            return super().hidden(ids_BL, positions_BL // 2, attend)  # type: ignore[arg-type]
+        def hidden(
+            self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, wanted: slice = EVERYTHING
+        ) -> Tensor:
+            return super().hidden(ids_BL, positions_BL // 2, attend, wanted)
 
     shifted = Shifted(network.config, folded=True)
     shifted.load_state_dict(network.state_dict())

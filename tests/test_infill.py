@@ -17,7 +17,7 @@ from esogen.generate.template import BLANK
 from esogen.language_model import LanguageModel
 from esogen.likelihood import token_log_probs
 from esogen.model.attention import Attend
-from esogen.model.network import Network
+from esogen.model.network import EVERYTHING, Network
 from esogen.ranking.infilling import Candidate, Infilling, InfillSettings
 from esogen.ranking.scores import Order, scores
 from tests.runs import behind_bos, plan_for, run
@@ -69,9 +69,11 @@ class Counting(Network):
 
     computed = 0
 
-    def hidden(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
+    def hidden(
+        self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, wanted: slice = EVERYTHING
+    ) -> Tensor:
         self.computed += ids_BL.numel()
-        return super().hidden(ids_BL, positions_BL, attend)
+        return super().hidden(ids_BL, positions_BL, attend, wanted)
 
 
 def counting(network: Network) -> Counting:
@@ -99,8 +101,10 @@ def test_a_prefix_read_at_wrong_positions_is_found_out(lm: LanguageModel) -> Non
     """The comparison can fail."""
 
     class Shifted(Network):
-        def hidden(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
-            return super().hidden(ids_BL, positions_BL // 2, attend)
+        def hidden(
+            self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, wanted: slice = EVERYTHING
+        ) -> Tensor:
+            return super().hidden(ids_BL, positions_BL // 2, attend, wanted)
 
     network, rows = lm.checkpoint.network, rows_of(lm, RULES[0], TEMPLATES)
     shifted = Shifted(network.config, folded=True)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from esogen.model.attention import Attend
     from esogen.model.config import Family, ModelConfig
     from esogen.model.network import Network
     from esogen.training.data import Rows
@@ -202,7 +201,7 @@ class _Place:
 @dataclass(frozen=True, slots=True)
 class _Compiled:
     config: "ModelConfig"
-    hidden: "Callable[[Tensor, Tensor, Attend], Tensor]"
+    hidden: "Callable[..., Tensor]"
     logits: "Callable[[Tensor], Tensor]"
 
 

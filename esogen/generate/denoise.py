@@ -87,9 +87,11 @@ class CachedCalls:
         if not self._cache.lengths_B.any():
             ids_BL, positions_BL = with_bos(self._network.config, ids_BL, positions_BL)
         width = ids_BL.shape[1]
-        hidden_BLD = self._network.hidden(ids_BL, positions_BL, self._cache.attend(width))
+        masks = slice(width - count, width)
+        attend = self._cache.attend(width)
+        hidden_BKD = self._network.hidden(ids_BL, positions_BL, attend, masks)
         self._cache.commit(width - count)
-        return hidden_BLD[:, width - count :]
+        return hidden_BKD
 
     def keep(self, kept: NDArray[np.int64]) -> None:
         """Drop every row but these."""

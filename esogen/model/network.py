@@ -18,6 +18,7 @@ from esogen.model.config import TIME_FEATURES, ModelConfig
 
 ROTARY_BASE = 10_000.0
 NORM_EPS = 1e-5
+EVERYTHING = slice(None)
 
 
 class Network(nn.Module):
@@ -40,14 +41,21 @@ class Network(nn.Module):
         )
         self.output_layer = OutputLayer(config, folded=folded)
 
-    def hidden(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
-        """Run all blocks; returns `[B, L, D]`, to be handed to `logits` in whole or in part."""
+    def hidden(
+        self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, wanted: slice = EVERYTHING
+    ) -> Tensor:
+        """Run all blocks; returns `[B, L, D]`, to be handed to `logits` in whole or in part.
+
+        Where only some of the L tokens are `wanted`, the last block ends with those: of the others
+        nobody needs more than their keys and values.
+        """
         x_BLD = self.vocab_embed.forward(ids_BL)
         rotation = self.rotary_emb.forward(positions_BL, x_BLD.dtype)
         condition = self._condition()
-        for block in cast(list[Block], self.blocks):
+        *blocks, last = cast(list[Block], self.blocks)
+        for block in blocks:
             x_BLD = block.forward(x_BLD, condition, rotation, attend)
-        return x_BLD
+        return last.forward(x_BLD, condition, rotation, attend, wanted)
 
     def logits(self, hidden_KD: Tensor) -> Tensor:
         """Logits `[..., V]` in float32 of the given rows `[..., D]`; the mask token's are -inf."""
@@ -71,8 +79,10 @@ class Hidden(Protocol):
         """The shape of the network."""
         ...
 
-    def hidden(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, /) -> Tensor:
-        """All blocks: `[B, L, D]`."""
+    def hidden(
+        self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, wanted: slice = EVERYTHING, /
+    ) -> Tensor:
+        """All blocks: `[B, L, D]` of the tokens that are wanted."""
         ...
 
 
@@ -84,13 +94,17 @@ def with_bos(config: ModelConfig, ids_BL: Tensor, positions_BL: Tensor) -> tuple
 
 
 def hidden_after_bos(
-    network: Hidden, ids_BL: Tensor, positions_BL: Tensor, attend: Dense
+    network: Hidden, ids_BL: Tensor, positions_BL: Tensor, attend: Dense, count: int | None = None
 ) -> Tensor:
-    """`network.hidden` of a whole text, `[B, L, D]`, behind the model's bos token if it has one."""
+    """`network.hidden` of a whole text, `[B, L, D]`, behind the model's bos token if it has one.
+
+    Of the first `count` tokens, or of all.
+    """
     if network.config.bos_id is None:
-        return network.hidden(ids_BL, positions_BL, attend)
+        return network.hidden(ids_BL, positions_BL, attend, slice(count))
     ids_BL, positions_BL = with_bos(network.config, ids_BL, positions_BL)
-    return network.hidden(ids_BL, positions_BL, attend.after_bos())[:, 1:]
+    wanted = slice(1, None if count is None else 1 + count)
+    return network.hidden(ids_BL, positions_BL, attend.after_bos(), wanted)
 
 
 class Embedding(nn.Module):
@@ -197,24 +211,31 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Linear(config.cond_dim, 6 * width) if modulated else None
 
     def forward(
-        self, x: Tensor, condition: Tensor | None, rotation: Rotation, attend: Attend
+        self,
+        x: Tensor,
+        condition: Tensor | None,
+        rotation: Rotation,
+        attend: Attend,
+        wanted: slice = EVERYTHING,
     ) -> Tensor:
         if self.adaLN_modulation is None:
-            x = x + self._drop(self._attend(self.norm1.forward(x), rotation, attend))
+            attended = self._attend(self.norm1.forward(x), rotation, attend, wanted)
+            x = x[:, wanted] + self._drop(attended)
             return x + self._drop(self._mlp(self.norm2.forward(x)))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6)
-        attended = self._attend(modulate(self.norm1.forward(x), shift1, scale1), rotation, attend)
-        x = torch.addcmul(x, gate1, self._drop(attended))
+        modulated = modulate(self.norm1.forward(x), shift1, scale1)
+        attended = self._attend(modulated, rotation, attend, wanted)
+        x = torch.addcmul(x[:, wanted], gate1, self._drop(attended))
         return torch.addcmul(
             x, gate2, self._drop(self._mlp(modulate(self.norm2.forward(x), shift2, scale2)))
         )
 
-    def _attend(self, x_BLD: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+    def _attend(self, x_BLD: Tensor, rotation: Rotation, attend: Attend, wanted: slice) -> Tensor:
         packed = self.attn_qkv.forward(x_BLD)
         qkv = packed.view(*x_BLD.shape[:-1], 3, self.n_heads, self.head_size)
         q_BLNH, k_BLNH = rotate(qkv[..., :2, :, :], rotation).unbind(-3)
         out_BLNH = attend(self.layer, q_BLNH, k_BLNH, qkv[..., 2, :, :])
-        return self.attn_out.forward(out_BLNH.flatten(-2))
+        return self.attn_out.forward(out_BLNH[:, wanted].flatten(-2))
 
     def _mlp(self, x: Tensor) -> Tensor:
         up, gelu, down = cast(tuple[nn.Linear, nn.GELU, nn.Linear], tuple(self.mlp))

@@ -157,10 +157,9 @@ def sequential_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
     clean_BL = x_BL.gather(1, noise.order_BL)
     z_BL = clean_BL.masked_fill(noise.masked_BL, network.config.mask_id)
     mask = patterns.two_halves(_clean_half(network, noise))
-    hidden_BMD = hidden_after_bos(
-        network, torch.cat([z_BL, clean_BL], 1), torch.cat([noise.order_BL] * 2, 1), Dense(mask)
-    )
-    return hidden_nats(network, hidden_BMD[:, : x_BL.shape[1]], clean_BL, noise)
+    ids_BM, positions_BM = torch.cat([z_BL, clean_BL], 1), torch.cat([noise.order_BL] * 2, 1)
+    hidden_BLD = hidden_after_bos(network, ids_BM, positions_BM, Dense(mask), x_BL.shape[1])
+    return hidden_nats(network, hidden_BLD, clean_BL, noise)
 
 
 def _clean_half(network: Forward, noise: Noise) -> Tensor:

@@ -77,10 +77,9 @@ def bd3lm_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
     if noise.counted_B is not None:
         seen_BL = noise.order_BL < noise.counted_B[:, None]
         mask = mask & torch.cat([seen_BL, seen_BL], 1)[:, None, None]
-    hidden_BMD = hidden_after_bos(
-        network, torch.cat([z_BL, x_BL], 1), torch.cat([noise.order_BL] * 2, 1), Dense(mask)
-    )
-    return hidden_nats(network, hidden_BMD[:, :length], x_BL, noise)
+    ids_BM, positions_BM = torch.cat([z_BL, x_BL], 1), torch.cat([noise.order_BL] * 2, 1)
+    hidden_BLD = hidden_after_bos(network, ids_BM, positions_BM, Dense(mask), length)
+    return hidden_nats(network, hidden_BLD, x_BL, noise)
 
 
 def whole_noise(x_BL: Tensor, counted_BL: Tensor | None = None) -> Noise:
