@@ -7,6 +7,7 @@ from pathlib import Path
 
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.language_model import load
+from esogen.model.families import ALPHA_0
 from esogen.training.data import read_documents, windows
 from esogen.training.evaluate import evaluate
 
@@ -18,14 +19,15 @@ def main() -> None:
     )
     parser.add_argument("files", nargs="+", type=Path, help="text, plain or xz")
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
-    parser.add_argument("--alpha-0", nargs="+", type=float, default=[1.0, 0.25, 0.0])
+    parser.add_argument("--alpha-0", nargs="+", type=float, help="1, 0.25 and 0, or the family's")
     words = parser.parse_args()
     lm = load(words.model, dtype="fp32")
-    length = lm.checkpoint.config.model_length
+    length, family = lm.checkpoint.config.model_length, lm.checkpoint.config.family
+    alphas = words.alpha_0 or ([ALPHA_0[family]] if family in ALPHA_0 else [1.0, 0.25, 0.0])
     found = []
     for path in words.files:
         rows = windows(list(read_documents([path])), lm.checkpoint.tokenizer, length)
-        for alpha_0 in words.alpha_0:
+        for alpha_0 in alphas:
             result = evaluate(lm.checkpoint.network, rows, alpha_0)
             bits = result.bits_per_byte
             print(
