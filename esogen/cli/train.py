@@ -292,8 +292,13 @@ def _notes(job: _Job, rows: "Rows") -> dict[str, object]:
         "files": [path.name for path in job.files],
         "rows": len(rows),
         "texts_too_long": rows.dropped,
-        **({"init": job.init} if job.init else {}),
+        **({"init": _shared_name(job.init)} if job.init else {}),
     }
+
+
+def _shared_name(model: str) -> str:
+    """What a card may say of a model: of a folder its name alone, not where it lies."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _train(run: "Run", precision: "Precision", progress: Progress, pace: _Pace) -> None:
