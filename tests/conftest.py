@@ -1,6 +1,7 @@
 """A tiny random Eso-LM (B), written and opened as every real checkpoint is."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -36,6 +37,10 @@ for _name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PAT
 settings.register_profile("steady", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("steady")
+
+# What a shell starts in the background ignores Ctrl-C, and so would everything started from here.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 STORIES = [
     "Once upon a time there was a little cat. The cat had a red hat and a big, round ball.",
