@@ -388,7 +388,7 @@ class Session:
 def test_a_person_plays_pauses_steps_jumps_resizes_and_quits(trace: Path) -> None:
     calls = TraceFile(trace)[0].calls
     with Session("replay", str(trace)) as session:
-        session.until(lambda: "space pauses" in session.text and "░" in session.text)
+        session.until(lambda: "space pauses" in session.text and "░".encode() in session.sent)
         session.type(" ")
         session.until(lambda: "space plays" in session.text and "paused" in session.text)
         session.type("7\r")
