@@ -1,4 +1,4 @@
-"""The Python face of esogen: `load` a model, then `sample` from it."""
+"""The Python face of esogen: `load` a model; then `sample` from it, `infill` and `score`."""
 
 import secrets
 import time
@@ -18,7 +18,7 @@ from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.generate.denoise import Calls, Progress, Step, denoise, start
 from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import Plan, ScheduleSettings
-from esogen.generate.streams import token_uniforms
+from esogen.generate.streams import LARGEST_SEED, token_uniforms
 from esogen.generate.template import Tokens, parse, tokenise, whole
 from esogen.generate.template import fix as fix_words
 from esogen.generate.verify import Agreement, Side, compare
@@ -36,7 +36,6 @@ from esogen.trace import Recorder, Trace, first_end
 
 T = TypeVar("T")
 
-LARGEST_SEED = 2**63 - 1
 DEFAULT_BATCH = 16
 """Rows of a batch unless said; results do not depend on it."""
 DEFAULT_CANDIDATES = 8

@@ -24,13 +24,14 @@ from typer.testing import CliRunner
 from esogen import language_model
 from esogen.checkpoint import resolve
 from esogen.checkpoint.tokenizer import Tokenizer
-from esogen.cli import main, options, sample
+from esogen.cli import infill_run, main, options, sample
 from esogen.cli.app import COMMANDS
 from esogen.cli.progress import Audience, drive
 from esogen.cli.prompt import read_prompt
 from esogen.cli.summary import command_again
 from esogen.cli.terminal import Console
 from esogen.errors import UsageError
+from esogen.generate import streams
 from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.verify import Agreement
@@ -859,4 +860,5 @@ def test_model_folders_are_offered_to_shells(
 
 def test_constants_that_wait_for_no_torch_are_those_of_the_model() -> None:
     assert sample.BATCH_SIZE == language_model.DEFAULT_BATCH
-    assert options.LARGEST == language_model.LARGEST_SEED
+    assert infill_run.MAX_COMBINATIONS == language_model.MOST_COMBINATIONS
+    assert options.LARGEST == streams.LARGEST_SEED

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from esogen.checkpoint.config_file import Card
 from esogen.checkpoint.folder import Checkpoint, save_checkpoint
+from esogen.checkpoint.pieces import pieces_of
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.language_model import LanguageModel, load
@@ -29,7 +30,6 @@ from esogen.scoring.documents import Reading, read_stream
 from esogen.scoring.figures import Estimate, Figures, bound, levels, mean_of_draws
 from esogen.scoring.gain import gains
 from esogen.scoring.orders import order_of
-from esogen.scoring.pieces import pieces_of
 from esogen.scoring.score import Document, Score, score_documents
 from esogen.scoring.settings import ScoreSettings
 from esogen.scoring.surprises import surprises

@@ -9,6 +9,7 @@ import torch
 
 from esogen.atomic import replacing
 from esogen.checkpoint.config_file import Card, CardDefaults, read_config, write_config
+from esogen.checkpoint.placement import DTYPES
 from esogen.checkpoint.resolve import CONFIG, TOKENIZER, WEIGHTS, ModelFiles, resolve
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.checkpoint.weights import build, read_tensors, write_weights
@@ -34,6 +35,12 @@ class Checkpoint:
     name: str
     files: ModelFiles
     stamp: Stamp
+
+    @property
+    def dtype(self) -> str:
+        """The precision of the weights, as `choose_dtype` calls it."""
+        used = self.network.vocab_embed.embedding.dtype
+        return next(word for word, dtype in DTYPES.items() if dtype == used)
 
     @cached_property
     def revision(self) -> str:

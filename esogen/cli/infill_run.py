@@ -80,10 +80,7 @@ class Run:
     @property
     def dtype(self) -> str:
         """The precision, as --dtype takes it."""
-        from esogen.checkpoint.placement import DTYPES
-
-        used = self.lm.checkpoint.network.vocab_embed.embedding.dtype
-        return next(word for word, dtype in DTYPES.items() if dtype == used)
+        return self.lm.checkpoint.dtype
 
     def fields(self) -> Fields:
         """What JSON says of every template of this run."""
@@ -140,7 +137,7 @@ class Run:
 
 def load(setup: Setup, console: Console) -> Run:
     """Open the model and fill in what was not said."""
-    resolve(setup.model)  # a model that is not there is told before torch is imported
+    resolve(setup.model, console)  # what is not there is told, or downloaded, before torch comes
     console.status(f"loading {setup.model} ...")
     from esogen.language_model import load as load_model
 

@@ -139,10 +139,7 @@ class Run:
     @property
     def dtype(self) -> str:
         """The precision, as --dtype takes it."""
-        from esogen.checkpoint.placement import DTYPES
-
-        used = self.lm.checkpoint.network.vocab_embed.embedding.dtype
-        return next(word for word, dtype in DTYPES.items() if dtype == used)
+        return self.lm.checkpoint.dtype
 
     def fields(self) -> Mapping[str, object]:
         """What JSON says of every text of this run."""

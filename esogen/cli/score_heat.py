@@ -11,8 +11,8 @@ from esogen.cli.output import Output, opened
 from esogen.errors import UsageError
 
 if TYPE_CHECKING:
+    from esogen.checkpoint.pieces import Decoder
     from esogen.likelihood import Numbers
-    from esogen.scoring.pieces import Decoder
     from esogen.scoring.score import Score
     from esogen.view.heatmap import By, Cell, Picture
 
@@ -103,7 +103,7 @@ def _columns(out: Output) -> int:
 def _cells(
     score: "Score", by: "By", gain_L: "Numbers | None", tokenizer: "Decoder"
 ) -> "Sequence[Cell]":
-    from esogen.scoring.pieces import pieces_of
+    from esogen.checkpoint.pieces import pieces_of
     from esogen.view.heatmap import Cell
 
     found = []

@@ -73,13 +73,10 @@ class Side:
     @property
     def fields(self) -> dict[str, Any]:
         """What JSON says of every text."""
-        from esogen.checkpoint.placement import DTYPES
         from esogen.scoring.records import run_fields
 
         checkpoint = self.lm.checkpoint
-        used = checkpoint.network.vocab_embed.embedding.dtype
-        dtype = next(word for word, dtype in DTYPES.items() if dtype == used)
-        return run_fields(self.settings, checkpoint.name, checkpoint.revision, dtype)
+        return run_fields(self.settings, checkpoint.name, checkpoint.revision, checkpoint.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +121,11 @@ class Run:
 
 def load_run(job: Job, ranks: Ranks, console: Console) -> Run:
     """Open the models of a job and fill in what was not said."""
-    resolve(job.model)  # a model that is not there is told before torch is imported
+    names = [name for name in (job.model, job.against) if name]
+    for name in names:
+        resolve(name, console)  # what is not there is told, or downloaded, before torch comes
     sides = []
-    for name in filter(None, (job.model, job.against)):
+    for name in names:
         console.status(f"loading {name} ...")
         from esogen.language_model import load
         from esogen.scoring.score import check_family

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Uniforms = NDArray[np.float64]
 
+LARGEST_SEED = 2**63 - 1
+
 
 class Purpose(IntEnum):
     """What a stream is for. The numbers are part of what a seed means: never renumber."""

@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from esogen.checkpoint.folder import Checkpoint
 from esogen.errors import UsageError
+from esogen.generate.streams import LARGEST_SEED
 from esogen.scoring.settings import Bound, Order, ScoreSettings
-
-LARGEST_SEED = 2**63 - 1
 
 
 def settings_for(

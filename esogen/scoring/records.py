@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from esogen.checkpoint.pieces import Decoder, pieces_of
 from esogen.likelihood import Numbers
 from esogen.scoring.figures import Estimate, Figures
-from esogen.scoring.pieces import Decoder, pieces_of
 from esogen.scoring.score import Score
 from esogen.scoring.settings import ScoreSettings
 from esogen.scoring.surprises import Surprise

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from math import exp, log
 
+from esogen.checkpoint.pieces import Decoder, Piece, pieces_of
 from esogen.likelihood import Numbers
-from esogen.scoring.pieces import Decoder, Piece, pieces_of
 from esogen.scoring.score import Score
 
 ALTERNATIVES = 3

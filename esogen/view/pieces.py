@@ -4,11 +4,12 @@ One token may be half a character. A piece can be read once all of its tokens ar
 sure as the least sure of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING
 
+from esogen.checkpoint.pieces import pieces_of as token_pieces
 from esogen.trace_file import RecordedText
 
 if TYPE_CHECKING:
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
 
 GIVEN = -1
 """Step of a piece that the user gave."""
-
-_HALF = "\ufffd"
-_LONGEST = 8
-"""Tokens that may go into one piece before it is taken as it is, broken character or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +35,13 @@ class Piece:
 def pieces_of(text: RecordedText, tokenizer: "Tokenizer", *, raw: bool) -> tuple[Piece, ...]:
     """The pieces of the finished text, which ends at its end-of-text unless `raw`."""
     kept = _kept(text.tokens, tokenizer.end_of_text, raw=raw)
-    return tuple(
-        Piece(
-            words,
-            max(text.steps[position] for position in run),
-            exp(min(0.0, *(text.log_probs[position] for position in run))),
-        )
-        for words, run in _runs([text.tokens[position] for position in kept], kept, tokenizer)
-    )
+    runs = token_pieces([text.tokens[position] for position in kept], tokenizer)
+    return tuple(_piece(text, run.text, kept[run.start : run.end]) for run in runs)
+
+
+def _piece(text: RecordedText, words: str, positions: Sequence[int]) -> Piece:
+    step = max(text.steps[position] for position in positions)
+    return Piece(words, step, exp(min(0.0, *(text.log_probs[position] for position in positions))))
 
 
 def _kept(tokens: Sequence[int], end_of_text: int, *, raw: bool) -> list[int]:
@@ -54,20 +50,3 @@ def _kept(tokens: Sequence[int], end_of_text: int, *, raw: bool) -> list[int]:
     if not raw and end_of_text in tokens:
         end = tokens.index(end_of_text)
     return [position for position in range(end) if tokens[position] != end_of_text]
-
-
-def _runs(
-    ids: Sequence[int], positions: Sequence[int], tokenizer: "Tokenizer"
-) -> Iterator[tuple[str, Sequence[int]]]:
-    """Each piece of text with its positions.
-
-    A piece is what the tokens add to those before them, so that a tokenizer which puts spaces
-    between words puts them here too.
-    """
-    before = start = 0
-    for end in range(1, len(ids) + 1):
-        whole = tokenizer.decode(ids[before:end])
-        if whole.endswith(_HALF) and end - start < _LONGEST and end < len(ids):
-            continue
-        yield whole[len(tokenizer.decode(ids[before:start])) :], positions[start:end]
-        before, start = start, end
