@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from esogen.model.attention import Attend, Dense
 from esogen.model.config import TIME_FEATURES, ModelConfig
+from esogen.model.threads import threads_for
 
 ROTARY_BASE = 10_000.0
 NORM_EPS = 1e-5
@@ -49,17 +50,19 @@ class Network(nn.Module):
         Where only some of the L tokens are `wanted`, the last block ends with those: of the others
         nobody needs more than their keys and values.
         """
-        x_BLD = self.vocab_embed.forward(ids_BL)
-        rotation = self.rotary_emb.forward(positions_BL, x_BLD.dtype)
-        condition = self._condition()
-        *blocks, last = cast(list[Block], self.blocks)
-        for block in blocks:
-            x_BLD = block.forward(x_BLD, condition, rotation, attend)
-        return last.forward(x_BLD, condition, rotation, attend, wanted)
+        with threads_for(ids_BL.device, 4 * self.config.hidden_size**2 * ids_BL.numel()):
+            x_BLD = self.vocab_embed.forward(ids_BL)
+            rotation = self.rotary_emb.forward(positions_BL, x_BLD.dtype)
+            condition = self._condition()
+            *blocks, last = cast(list[Block], self.blocks)
+            for block in blocks:
+                x_BLD = block.forward(x_BLD, condition, rotation, attend)
+            return last.forward(x_BLD, condition, rotation, attend, wanted)
 
     def logits(self, hidden_KD: Tensor) -> Tensor:
         """Logits `[..., V]` in float32 of the given rows `[..., D]`; the mask token's are -inf."""
-        logits_KV = self.output_layer.forward(hidden_KD, self._condition()).float()
+        with threads_for(hidden_KD.device, self.config.vocab_size * hidden_KD.numel()):
+            logits_KV = self.output_layer.forward(hidden_KD, self._condition()).float()
         logits_KV[..., self.config.mask_id] = -math.inf
         return logits_KV
 
