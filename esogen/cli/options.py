@@ -28,10 +28,7 @@ _WHAT, _HOW = "What is written", "How it is drawn"
 _WHERE, _WITH = "Where it goes", "What it runs on"
 _SEEN = "How it is shown"
 _CARD = "the model's own"
-_FIELDS = re.compile(
-    r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype|attention"
-    r"|no_kv_cache|order|orders|bound|time_samples|context|stride) is "
-)
+_FIELD = re.compile(r"[a-z0-9_]+(?= is )")
 
 Fits = Callable[[float], bool]
 W = TypeVar("W", bound=str)
@@ -39,15 +36,18 @@ W = TypeVar("W", bound=str)
 
 @contextmanager
 def flags_named() -> Iterator[None]:
-    """Turn the name of a field at the head of a `UsageError` into its flag: the same word."""
+    """Turn the name of a field at the head of a message into its flag, which is the same word.
+
+    A `ValueError` of settings becomes a `UsageError`.
+    """
     try:
         yield
-    except UsageError as error:
+    except (UsageError, ValueError) as error:
         words = str(error).replace("kv_cache is False", "no_kv_cache is given", 1)
-        field = _FIELDS.match(words)
+        field = _FIELD.match(words)
         if not field:
             raise
-        raise UsageError(f"--{field[1].replace('_', '-')}{words[field.end(1) :]}") from error
+        raise UsageError(f"--{field[0].replace('_', '-')}{words[field.end() :]}") from error
 
 
 def whole(flag: str, least: int = 1) -> Callable[[str | int], int]:
