@@ -174,13 +174,24 @@ Attention = Annotated[
         rich_help_panel=_WITH,
     ),
 ]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="0,1,...",
+        show_default="one process",
+        help="One process on each of these GPUs, or of cuda:N and cpu; with --output-dir.",
+        rich_help_panel=_WITH,
+    ),
+]
 BatchSize = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--batch-size",
         parser=whole("--batch-size"),
         metavar="N",
-        help="Texts made at once; does not change them.",
+        show_default="what memory has room for",
+        help="Texts made at once, halved where memory is too little; does not change them.",
         rich_help_panel=_WITH,
     ),
 ]
@@ -337,6 +348,17 @@ Output = Annotated[
         metavar="FILE",
         show_default="stdout",
         help="Write to FILE, whole or not at all.",
+        rich_help_panel=_WHERE,
+    ),
+]
+OutputDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--output-dir",
+        metavar="DIR",
+        show_default="none",
+        help="Write JSON lines into files in DIR, each text when it is there; the same command"
+        " goes on with what DIR lacks, and torchrun shares the texts out.",
         rich_help_panel=_WHERE,
     ),
 ]
