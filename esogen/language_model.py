@@ -45,7 +45,7 @@ T = TypeVar("T")
 DEFAULT_BATCH = 16
 """Rows of a batch unless said, and on a CPU at most; results do not depend on it."""
 MOST_ROWS = 1024
-"""Rows of a batch on a GPU unless said, at most: nobody waits longer for the first text."""
+"""The same on a GPU: more would make one wait longer for the first text."""
 DEFAULT_CANDIDATES = 8
 """Fills made of each combination of lengths unless said."""
 MOST_COMBINATIONS = 64
