@@ -16,17 +16,35 @@ def replacing(path: Path) -> Iterator[Path]:
     held.
     Raises `OSError` when the folder cannot be written.
     """
+    with _scratch_beside(path) as scratch:
+        yield scratch
+        _flush(scratch)
+        scratch.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        scratch.replace(path)
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[Path]:
+    """The same for a file that must not be there yet: of several processes one makes it.
+
+    Raises `FileExistsError` for all the others, `OSError` when the folder cannot be written.
+    """
+    with _scratch_beside(path) as scratch:
+        yield scratch
+        _flush(scratch)
+        scratch.chmod(0o666 & ~_umask())
+        path.hardlink_to(scratch)
+
+
+@contextmanager
+def _scratch_beside(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     scratch = Path(name)
     try:
         yield scratch
-        _flush(scratch)
-        scratch.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        scratch.replace(path)
-    except BaseException:
+    finally:
         scratch.unlink(missing_ok=True)
-        raise
 
 
 def _flush(path: Path) -> None:

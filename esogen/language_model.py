@@ -2,9 +2,12 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.folder import Checkpoint, open_checkpoint
+from esogen.checkpoint.memory import Room, rows_that_fit
 from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.errors import EsogenError, NumericalError, UsageError
@@ -24,20 +28,24 @@ from esogen.generate.template import fix as fix_words
 from esogen.generate.verify import Agreement, Side, compare
 from esogen.model.attention import Kernel, attention
 from esogen.model.families import ALPHA_0, UNUSED, check_used
-from esogen.peers.family import calls_for, plan_for
+from esogen.peers.family import calls_for, plan_for, row_bytes
 from esogen.ranking.best_of import best_of as choose_best
 from esogen.ranking.infilling import Engine, Filled, Infilling, InfillSettings
 from esogen.ranking.revising import revise
 from esogen.ranking.scores import Order as CommonOrder
+from esogen.ranks import Ranks
 from esogen.scoring.defaults import settings_for
 from esogen.scoring.score import Document, Score, score_documents
 from esogen.scoring.settings import Bound, Order
+from esogen.shards import Shard
 from esogen.trace import Recorder, Trace, first_end
 
 T = TypeVar("T")
 
 DEFAULT_BATCH = 16
-"""Rows of a batch unless said; results do not depend on it."""
+"""Rows of a batch unless said, and on a CPU at most; results do not depend on it."""
+MOST_ROWS = 1024
+"""The same on a GPU: more would make one wait longer for the first text."""
 DEFAULT_CANDIDATES = 8
 """Fills made of each combination of lengths unless said."""
 MOST_COMBINATIONS = 64
@@ -91,6 +99,18 @@ class Sample:
         """Tokens that the model decided: all but the given ones."""
         return sum(step >= 0 for step in self.steps)
 
+    def record(self) -> dict[str, Any]:
+        """What JSON says of this text alone; `LanguageModel.run_fields` are those of its run."""
+        return {
+            "index": self.index,
+            "seed": self.seed,
+            "text": self.text,
+            "tokens": self.tokens,
+            "log_prob": self.log_prob,
+            "nfe": self.nfe,
+            "seconds": self.seconds,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class SampleSettings:
@@ -131,7 +151,7 @@ class LanguageModel:
         top_p: float = 0.9,
         top_k: int | None = None,
         seed: int | None = None,
-        batch_size: int = DEFAULT_BATCH,
+        batch_size: int | None = None,
         raw: bool = False,
         kv_cache: bool = True,
     ) -> Iterator[Sample]:
@@ -141,8 +161,9 @@ class LanguageModel:
         `ScheduleSettings`. What is None comes from the model's card, else its length, a quarter of
         the length, 1, random, a fresh seed. A text ends at its end-of-text unless `raw`. Sample i
         of a seed is the same in every batch. With `best_of` N, n times N samples are made, and each
-        text is the most probable of N, read left to right, per token. Raises `UsageError` for
-        values out of range, and for what the model's family has no use for (`unused`).
+        text is the most probable of N, read left to right, per token. `batch_size` is that of
+        `batches`. Raises `UsageError` for values out of range, and for what the model's family has
+        no use for (`unused`).
         """
         settings = self.settings(
             length=length,
@@ -156,10 +177,80 @@ class LanguageModel:
             raw=raw,
             kv_cache=kv_cache,
         )
-        if best_of < 1:
-            raise UsageError(f"best_of is {best_of}; it must be at least 1")
-        batches = self.batches(prompt, settings, n=n * best_of, batch_size=batch_size)
-        return choose_best(self.checkpoint.network, _samples(batches), best_of)
+        _check_counts(num_samples=n, best_of=best_of)
+        return self._texts(prompt, settings, range(n), best_of, batch_size)
+
+    def sample_to(
+        self,
+        folder: str | Path,
+        prompt: str = "",
+        *,
+        settings: SampleSettings,
+        n: int,
+        best_of: int = 1,
+        batch_size: int | None = None,
+        ranks: Ranks | None = None,
+    ) -> Iterator[Sample]:
+        """Generate texts as `sample` does into the files of a folder, each handed on when written.
+
+        Only what the folder lacks is made, and of that the share of this process: `ranks` is what
+        `torchrun` says unless given. `settings` are those of `self.settings`, with a seed: another
+        process, or the next run, must come with the same. Raises as `shards.Shard` does.
+        """
+        _check_counts(num_samples=n, best_of=best_of)
+        described = self.describe(prompt, settings, best_of)
+        with Shard(Path(folder), described, n, ranks or Ranks.here(), free=["command"]) as shard:
+            fields = self.run_fields(settings)
+            for text in self._texts(prompt, settings, shard.rest, best_of, batch_size):
+                shard.add(text.record() | fields)
+                yield text
+
+    def run_fields(self, settings: SampleSettings) -> dict[str, Any]:
+        """What JSON says of every text of a run; None for what the family has no use for."""
+        schedule, draw, checkpoint = settings.schedule, settings.draw, self.checkpoint
+        rule = {name: getattr(schedule, name) for name in ("steps", "alpha_0", "schedule")}
+        return {
+            "length": settings.length,
+            **{name: None if name in self.unused else rule[name] for name in rule},
+            "temperature": draw.temperature,
+            "top_p": draw.top_p,
+            "top_k": draw.top_k,
+            "model": checkpoint.name,
+            "revision": checkpoint.revision,
+            "dtype": checkpoint.dtype,
+        }
+
+    def describe(self, prompt: str, settings: SampleSettings, best_of: int = 1) -> dict[str, Any]:
+        """Everything that the texts of a run are a function of, besides their numbers."""
+        return {
+            "esogen": version("esogen"),
+            **self.run_fields(settings),
+            "prompt": prompt,
+            "seed": settings.seed,
+            "best_of": best_of,
+            "raw": settings.raw,
+            "kv_cache": settings.kv_cache,
+        }
+
+    def _texts(
+        self,
+        prompt: str,
+        settings: SampleSettings,
+        texts: range,
+        best_of: int,
+        batch_size: int | None,
+    ) -> Iterator[Sample]:
+        """The texts with these numbers, each the best of so many samples."""
+        batches = self.batches(
+            prompt,
+            settings,
+            first=texts.start * best_of,
+            n=len(texts) * best_of,
+            batch_size=batch_size,
+            drive=_to_the_end,
+        )
+        samples = (sample for batch in batches for sample in batch.samples())
+        return choose_best(self.checkpoint.network, samples, best_of)
 
     def score(
         self,
@@ -312,10 +403,7 @@ class LanguageModel:
         end_allowed: bool = False,
     ) -> InfillSettings:
         """Settings of `sample` with those of infilling; `UsageError` for a value out of range."""
-        named = (("num_samples", n), ("orders", orders), ("max_combinations", max_combinations))
-        for name, value in named:
-            if value < 1:
-                raise UsageError(f"{name} is {value}; it must be at least 1")
+        _check_counts(num_samples=n, orders=orders, max_combinations=max_combinations)
         return InfillSettings(
             settings.seed,
             settings.schedule,
@@ -368,17 +456,41 @@ class LanguageModel:
         )
 
     def batches(
-        self, prompt: str, settings: SampleSettings, *, n: int = 1, batch_size: int = DEFAULT_BATCH
+        self,
+        prompt: str,
+        settings: SampleSettings,
+        *,
+        n: int = 1,
+        first: int = 0,
+        batch_size: int | None = None,
+        drive: Callable[["Batch"], object] | None = None,
+        told: Callable[[str], object] = warnings.warn,
     ) -> Iterator["Batch"]:
-        """The batches of a run, each to be driven through its `steps` and then read."""
-        for name, value in (("num_samples", n), ("batch_size", batch_size)):
-            if value < 1:
-                raise UsageError(f"{name} is {value}; it must be at least 1")
+        """The batches of samples `first` to `first + n`, each to be driven and then read.
+
+        `drive`, where given, is called with each before it is handed on, and must run its `steps`
+        to their end: a batch that memory is too little for is then cut into halves, which `told` is
+        told. `batch_size` is as many as free memory has room for unless given, at most `MOST_ROWS`
+        on a GPU and `DEFAULT_BATCH` on a CPU. Raises `EsogenError` where one alone does not fit.
+        """
         given = self.encode_prompt(prompt, settings.length)
-        return (
-            Batch(self, given, settings, range(first, min(first + batch_size, n)))
-            for first in range(0, n, batch_size)
-        )
+        if batch_size is not None:
+            _check_counts(batch_size=batch_size)
+
+        def driven(samples: Sequence[int]) -> Batch:
+            batch = Batch(self, given, settings, range(samples[0], samples[-1] + 1))
+            if drive:
+                drive(batch)
+            return batch
+
+        rows = batch_size or self._rows_that_fit(given, settings)
+        return Room(rows, "texts", told).parts(range(first, first + n), driven)
+
+    def _rows_that_fit(self, given: NDArray[np.int64], settings: SampleSettings) -> int:
+        network, plan = self.checkpoint.network, Batch(self, given, settings, range(1)).plan
+        most = MOST_ROWS if self.device.type == "cuda" else DEFAULT_BATCH
+        each = row_bytes(network, plan, cached=settings.kv_cache)
+        return rows_that_fit(self.device, each, most)
 
     def _check_family(self) -> None:
         if self.checkpoint.config.family != "esolm-b":
@@ -398,11 +510,15 @@ class LanguageModel:
         return np.array(ids, np.int64)
 
 
-def _samples(batches: Iterator["Batch"]) -> Iterator[Sample]:
-    for batch in batches:
-        for _ in batch.steps():
-            pass
-        yield from batch.samples()
+def _to_the_end(batch: "Batch") -> None:
+    for _ in batch.steps():
+        pass
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"{name} is {value}; it must be at least 1")
 
 
 class Batch:

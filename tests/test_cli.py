@@ -452,7 +452,7 @@ def test_a_message_never_steers_the_terminal(esogen: Esogen) -> None:
 def test_a_defect_is_one_line_too_and_debug_shows_where(
     esogen: Esogen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(words: object, console: object) -> str:
+    def broken(words: object, console: object, *, shared: bool) -> str:
         raise ZeroDivisionError("oh")
 
     monkeypatch.setattr(sample, "read_prompt", broken)
@@ -515,7 +515,7 @@ def test_an_interrupt_before_the_first_text_leaves_no_file(
 def test_an_interrupt_anywhere_else_is_one_line(
     esogen: Esogen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(words: object, console: object) -> str:
+    def stopped(words: object, console: object, *, shared: bool) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sample, "read_prompt", stopped)
@@ -859,6 +859,5 @@ def test_model_folders_are_offered_to_shells(
 
 
 def test_constants_that_wait_for_no_torch_are_those_of_the_model() -> None:
-    assert sample.BATCH_SIZE == language_model.DEFAULT_BATCH
     assert infill_run.MAX_COMBINATIONS == language_model.MOST_COMBINATIONS
     assert options.LARGEST == streams.LARGEST_SEED

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from esogen.cli.terminal import Console
 from esogen.errors import EsogenError, Interrupted, UsageError
+from esogen.ranks import Ranks
 from esogen.visible import one_line
 
 _COMPLETION = "_ESOGEN_COMPLETE"
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _greet(words: Sequence[str]) -> None:
     """Put something on the terminal at once: what follows is imported first, and takes seconds."""
     silent = _COMPLETION in os.environ or {"-h", "--help", "--quiet"} & {*words}
-    if words[:1] in (["sample"], ["infill"], ["score"], ["train"]) and not silent:
+    if words[:1] in (["sample"], ["infill"], ["score"], ["train"]) and not silent and _first():
         Console.stderr().status("starting ...")
 
 
@@ -55,7 +56,8 @@ def _stop_on_sigterm() -> None:
 def _run(words: Sequence[str]) -> int:
     from esogen.cli.app import app
 
-    code: int | None = app(words or ["--help"], prog_name="esogen", standalone_mode=False)
+    words = words or ["--help"]
+    code: int | None = app(words, prog_name="esogen", standalone_mode=False, obj=words)
     if code == _INTERRUPTED:
         raise KeyboardInterrupt
     return code or _DONE
@@ -68,11 +70,19 @@ def _report(error: BaseException) -> int:
 
         traceback.print_exception(error)
     message, code = _explain(error)
-    if sys.stderr is not None:
+    if sys.stderr is not None and (code == _PROBLEM or _first()):
         with suppress(OSError):
             Console.stderr().clear()
             print(f"esogen: {one_line(message)}", file=sys.stderr, flush=True)
     return code
+
+
+def _first() -> bool:
+    """Whether this is the one of several processes that says what holds for all of them."""
+    try:
+        return Ranks.here().first
+    except UsageError:
+        return True
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
@@ -101,6 +111,8 @@ def _explain_typer(error: BaseException) -> tuple[str, int]:
         return message, error.exit_code
     if isinstance(error, typer.Abort):
         return "interrupted", _INTERRUPTED
+    if type(error).__name__ == "OutOfMemoryError":  # of torch, which is imported by then
+        return "the GPU has too little memory; try --device cpu or a narrower --dtype", _PROBLEM
     found = f"{type(error).__name__}: {error}"
     return f"a defect of esogen ({found}); ESOGEN_DEBUG=1 shows where", _PROBLEM
 

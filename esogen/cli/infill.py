@@ -74,7 +74,7 @@ def infill(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
-    batch_size: options.BatchSize = BATCH_SIZE,
+    batch_size: infill_options.BatchSize = BATCH_SIZE,
     no_kv_cache: options.NoKvCache = False,
     verify: options.Verify = False,
 ) -> None:

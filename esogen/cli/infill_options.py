@@ -11,6 +11,7 @@ from esogen.cli.options import whole
 from esogen.errors import UsageError
 
 _BLANKS, _RANKING, _WAYS = "Which blanks", "Which candidates", "Other ways to work"
+_WITH = "What it runs on"
 
 
 def share(flag: str) -> Callable[[str | float], float]:
@@ -108,6 +109,16 @@ Candidates = Annotated[
         metavar="N",
         help="Candidates made of each combination of lengths.",
         rich_help_panel=_RANKING,
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        parser=whole("--batch-size"),
+        metavar="N",
+        help="Candidates made at once, halved where memory is too little; does not change them.",
+        rich_help_panel=_WITH,
     ),
 ]
 Top = Annotated[

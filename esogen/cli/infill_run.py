@@ -1,6 +1,6 @@
 """A run of `esogen infill`: load, fill, write; one template, or one on every line."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from esogen.cli.progress import Audience, drive
 from esogen.cli.recording import Recording, recording
 from esogen.cli.summary import Tally, how_drawn, quoted
 from esogen.cli.terminal import Console
-from esogen.errors import EsogenError, Interrupted
+from esogen.errors import Interrupted
 
 if TYPE_CHECKING:
     from esogen.generate.template import Tokens
@@ -101,9 +101,20 @@ class Run:
             "dtype": self.dtype,
         }
 
-    def drive(self, batch: "InfillBatch", who: Audience, n: int) -> None:
-        """Run one batch and count what it took; of unequal rows, who looks on sees the first."""
-        drive(batch.shown(), self.lm.checkpoint.tokenizer.decode, who, n)
+    def batches(
+        self, templates: "Iterable[Tokens]", who: Audience, n: int | None = None
+    ) -> "Iterator[InfillBatch]":
+        """Batches that have run, of `n` texts if that is known: counted, and watched."""
+
+        def watched(batch: "InfillBatch") -> None:
+            drive(batch.shown(), self.lm.checkpoint.tokenizer.decode, who, n or len(batch.tasks))
+
+        size, told = self.setup.batch_size, who.console.report
+        for batch in self.infilling.batches(templates, size, drive=watched, told=told):
+            self._count(batch)
+            yield batch
+
+    def _count(self, batch: "InfillBatch") -> None:
         self.first = self.first or batch
         self.tally.seconds += batch.seconds
         for task in batch.tasks:
@@ -163,9 +174,8 @@ def fill_one(setup: Setup, source: Source, place: Place) -> Run:
                 f"trying {tried} of {tokens.combinations} combinations of lengths:"
                 " --max-combinations bounds them, and so does the model's length"
             )
-        with _memory_named(setup), _nothing_kept():
-            for batch in run.infilling.batches([tokens], setup.batch_size):
-                run.drive(batch, place.who, tried * run.settings.n)
+        with _nothing_kept():
+            for batch in run.batches([tokens], place.who, tried * run.settings.n):
                 traced.write(batch)
                 for _, filled in run.infilling.finished(batch):
                     fields = run.fields() if form.format != "text" else {}
@@ -190,8 +200,7 @@ def fill_lines(
         traced.begin(run)
         lines = Lines(source, checked, console)
         try:
-            with _memory_named(setup):
-                _write_lines(run, lines, (out, traced), place)
+            _write_lines(run, lines, (out, traced), place)
         except KeyboardInterrupt:
             interrupted = True
             console.clear()
@@ -202,8 +211,7 @@ def fill_lines(
 
 def _write_lines(run: Run, lines: Lines, outs: tuple[Output, Recording], place: Place) -> None:
     fields, (out, traced) = run.fields(), outs
-    for batch in run.infilling.batches(lines.templates(), run.setup.batch_size):
-        run.drive(batch, place.who, len(batch.tasks))
+    for batch in run.batches(lines.templates(), place.who):
         traced.write(batch)
         for _, filled in run.infilling.finished(batch):
             lines.write(out, filled, fields, place.form.top)
@@ -216,16 +224,3 @@ def _nothing_kept() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted("interrupted before the text was filled; nothing was kept") from None
-
-
-@contextmanager
-def _memory_named(setup: Setup) -> Iterator[None]:
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise EsogenError(
-            f"the GPU has too little memory for {setup.batch_size} candidates at once;"
-            " try a smaller --batch-size or --device cpu"
-        ) from error

@@ -28,10 +28,7 @@ _WHAT, _HOW = "What is written", "How it is drawn"
 _WHERE, _WITH = "Where it goes", "What it runs on"
 _SEEN = "How it is shown"
 _CARD = "the model's own"
-_FIELDS = re.compile(
-    r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype|attention"
-    r"|no_kv_cache|order|orders|bound|time_samples|context|stride) is "
-)
+_FIELD = re.compile(r"[a-z0-9_]+(?= is )")
 
 Fits = Callable[[float], bool]
 W = TypeVar("W", bound=str)
@@ -39,15 +36,18 @@ W = TypeVar("W", bound=str)
 
 @contextmanager
 def flags_named() -> Iterator[None]:
-    """Turn the name of a field at the head of a `UsageError` into its flag: the same word."""
+    """Turn the name of a field at the head of a message into its flag, which is the same word.
+
+    A `ValueError` of settings becomes a `UsageError`.
+    """
     try:
         yield
-    except UsageError as error:
+    except (UsageError, ValueError) as error:
         words = str(error).replace("kv_cache is False", "no_kv_cache is given", 1)
-        field = _FIELDS.match(words)
+        field = _FIELD.match(words)
         if not field:
             raise
-        raise UsageError(f"--{field[1].replace('_', '-')}{words[field.end(1) :]}") from error
+        raise UsageError(f"--{field[0].replace('_', '-')}{words[field.end() :]}") from error
 
 
 def whole(flag: str, least: int = 1) -> Callable[[str | int], int]:
@@ -174,13 +174,24 @@ Attention = Annotated[
         rich_help_panel=_WITH,
     ),
 ]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        metavar="0,1,...",
+        show_default="one process",
+        help="One process on each of these GPUs, or of cuda:N and cpu; with --output-dir.",
+        rich_help_panel=_WITH,
+    ),
+]
 BatchSize = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--batch-size",
         parser=whole("--batch-size"),
         metavar="N",
-        help="Texts made at once; does not change them.",
+        show_default="what memory has room for",
+        help="Texts made at once, halved where memory is too little; does not change them.",
         rich_help_panel=_WITH,
     ),
 ]
@@ -337,6 +348,17 @@ Output = Annotated[
         metavar="FILE",
         show_default="stdout",
         help="Write to FILE, whole or not at all.",
+        rich_help_panel=_WHERE,
+    ),
+]
+OutputDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--output-dir",
+        metavar="DIR",
+        show_default="none",
+        help="Write JSON lines into files in DIR, each text when it is there; the same command"
+        " goes on with what DIR lacks, and torchrun shares the texts out.",
         rich_help_panel=_WHERE,
     ),
 ]

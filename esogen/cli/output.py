@@ -14,6 +14,7 @@ import typer
 
 from esogen.atomic import replacing
 from esogen.errors import EsogenError, UsageError
+from esogen.shards import Shard
 from esogen.visible import visible
 
 if TYPE_CHECKING:
@@ -176,14 +177,19 @@ class _Array:
         self._output.write("[\n" + ",\n".join(self._objects) + "\n]\n")
 
 
+class Filed:
+    """One JSON object on a line of its own for each text, in this process's file of a folder."""
+
+    def __init__(self, shard: Shard, fields: Fields) -> None:
+        self._shard, self._fields = shard, fields
+
+    def write(self, sample: "Sample") -> None:
+        self._shard.add({**sample.record(), **self._fields})
+
+    def finish(self) -> None:
+        """Nothing is held back."""
+
+
 def _as_json(sample: "Sample", fields: Fields) -> str:
-    own = {
-        "index": sample.index,
-        "seed": sample.seed,
-        "text": sample.text,
-        "tokens": sample.tokens,
-        "log_prob": sample.log_prob,
-        "nfe": sample.nfe,
-        "seconds": sample.seconds,
-    }
-    return json.dumps(own | dict(fields), ensure_ascii=False, allow_nan=False)
+    record = {**sample.record(), **fields}
+    return json.dumps(record, ensure_ascii=False, allow_nan=False)

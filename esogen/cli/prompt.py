@@ -13,12 +13,19 @@ from esogen.errors import UsageError
 STDIN = "-"
 
 
-def read_prompt(words: Sequence[str], console: Console, name: str = "PROMPT") -> str:
+def read_prompt(
+    words: Sequence[str], console: Console, name: str = "PROMPT", *, shared: bool = False
+) -> str:
     """The text that `words` stand for, `-` among them for stdin; without words, stdin if piped in.
 
     `name` is what the argument is called. One newline at the end of stdin is dropped. Raises
-    `UsageError` for more than one text, and when stdin is closed or not UTF-8.
+    `UsageError` for more than one text, when stdin is closed or not UTF-8, and where it is `shared`
+    by several processes, each of which would read a part.
     """
+    if shared and (STDIN in words or (not words and is_piped())):
+        raise UsageError(
+            f"several processes cannot read one stdin; give {name} as an argument, '' for none"
+        )
     if not words:
         return read_stdin(console, name) if is_piped() else ""
     texts = [word for word in words if word != STDIN]

@@ -1,8 +1,7 @@
 """`esogen sample`: write texts."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,20 +9,22 @@ import typer
 
 from esogen.checkpoint.resolve import DEFAULT_MODEL, resolve
 from esogen.cli import options
-from esogen.cli.output import Layout, Writer, opened
+from esogen.cli.launch import launch, read_devices
+from esogen.cli.output import Filed, Layout, Writer, opened
 from esogen.cli.progress import Audience, audience, drive
 from esogen.cli.prompt import read_prompt
 from esogen.cli.recording import Recording, recording
 from esogen.cli.summary import Tally, command_again
 from esogen.cli.terminal import Console, colors_refused
 from esogen.errors import EsogenError, Interrupted, UsageError
+from esogen.ranks import Ranks
+from esogen.shards import Shard
 from esogen.view.theme import THEMES, UNPAINTED
 
 if TYPE_CHECKING:
     from esogen.generate.verify import Agreement
     from esogen.language_model import Batch, LanguageModel, Sample, SampleSettings
 
-BATCH_SIZE = 16
 TOLERANCE = 1e-4
 """How far log-probabilities may differ with and without the cache, in nats, at float32."""
 
@@ -38,6 +39,7 @@ Prompt = Annotated[
 
 
 def sample(
+    ctx: typer.Context,
     prompt: Prompt = None,
     *,
     length: options.Length = None,
@@ -52,6 +54,7 @@ def sample(
     top_p: options.TopP = 0.9,
     top_k: options.TopK = None,
     output: options.Output = None,
+    output_dir: options.OutputDir = None,
     trace: options.Trace = None,
     format: options.Format = "text",  # noqa: A002 - the word of the flag
     separator: options.Separator = None,
@@ -63,9 +66,10 @@ def sample(
     no_color: options.NoColor = False,
     model: options.Model = DEFAULT_MODEL,
     device: options.Device = "auto",
+    devices: options.Devices = None,
     dtype: options.Dtype = "auto",
     attention: options.Attention = "auto",
-    batch_size: options.BatchSize = BATCH_SIZE,
+    batch_size: options.BatchSize = None,
     no_kv_cache: options.NoKvCache = False,
     verify: options.Verify = False,
 ) -> None:
@@ -93,18 +97,28 @@ def sample(
             kv_cache=not no_kv_cache,
         )
 
-    layout = Layout(format, separator, null=null)
-    console = Console.stderr(quiet=quiet, no_color=no_color)
-    text = read_prompt(prompt or [], console)
-    job = Job(text, n, best_of, batch_size, model, device, dtype, attention, settings)
+    ranks, places = Ranks.here(), read_devices(devices, device)
+    several = max(ranks.world, len(places)) > 1
+    if several or output_dir:
+        _check_folder(output_dir, output, trace, format)
+    layout = Layout("jsonl" if output_dir else format, separator, null=null)
+    console = Console.stderr(quiet=quiet or not ranks.first, no_color=no_color)
+    text = read_prompt(prompt or [], console, shared=several)
+    if several and ranks.world == 1:
+        console.clear()
+        launch(ctx.obj, places)
+        return
+    job = Job(text, n, best_of, batch_size, model, device, dtype, attention, settings, places)
     looks = UNPAINTED if colors_refused(no_color=no_color) else THEMES[theme]
-    with audience(console, live=live, theme=looks, color_by=color_by) as who:
-        run, made = _carry_out(job, layout, output, trace, who)
-    if console.shown:
-        console.say(f"{made.tally} · seed {run.settings.seed} · {run.again()}")
-    elif seed is None and format == "text":
-        console.say(f"seed {run.settings.seed}")
-    if verify and made.first:
+    with audience(
+        console, live=live if ranks.first else False, theme=looks, color_by=color_by
+    ) as who:
+        if output_dir is None:
+            run, made = _carry_out(job, layout, output, trace, who)
+        else:
+            run, made = _carry_on(job, output_dir, ranks, who, drawn=seed is None)
+    _tell(run, made, console, drawn=seed is None and layout.format == "text")
+    if verify and made.first and ranks.first:
         _verify(made.first, run.dtype, console)
 
 
@@ -115,12 +129,14 @@ class Job:
     prompt: str
     n: int
     best_of: int
-    batch_size: int
+    batch_size: int | None
     model: str
     device: str
     dtype: str
     attention: str
     settings: Callable[["LanguageModel"], "SampleSettings"]
+    places: tuple[str, ...] = ()
+    """The device of each process, where they were named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +159,7 @@ class Run:
 
     def fields(self) -> Mapping[str, object]:
         """What JSON says of every text of this run."""
-        draw, schedule = self.settings.draw, self.settings.schedule
-        rule = {name: getattr(schedule, name) for name in ("steps", "alpha_0", "schedule")}
-        return {
-            "length": self.settings.length,
-            **{name: None if name in self.lm.unused else rule[name] for name in rule},
-            "temperature": draw.temperature,
-            "top_p": draw.top_p,
-            "top_k": draw.top_k,
-            "model": self.lm.checkpoint.name,
-            "revision": self.lm.checkpoint.revision,
-            "dtype": self.dtype,
-        }
+        return self.lm.run_fields(self.settings)
 
     def again(self) -> str:
         """The command that gives the same texts."""
@@ -187,10 +192,9 @@ def _carry_out(
 ) -> tuple[Run, Made]:
     """Sample and write; the outputs are opened first, so that a bad place is told at once."""
     with opened(output) as out, recording(trace, beside=output) as traced:
-        run = _load(job, who.console)
+        run = _load(job, Ranks(), who.console)
         traced.begin(run)
-        with _memory_named(job):
-            made = _make(run, layout.writer(out, run.fields), traced, who)
+        made = _make(run, range(job.n), layout.writer(out, run.fields), traced, who)
         if made.interrupted and not made.written:
             raise Interrupted("interrupted before a text was finished; nothing was kept")
     if made.interrupted:
@@ -201,37 +205,57 @@ def _carry_out(
     return run, made
 
 
-def _load(job: Job, console: Console) -> Run:
+def _carry_on(
+    job: Job, folder: Path, ranks: Ranks, who: Audience, *, drawn: bool
+) -> tuple[Run, Made]:
+    """Sample what a folder still lacks of this process's share; a `drawn` seed is the folder's."""
+    run = _load(job, ranks, who.console)
+    described = run.lm.describe(job.prompt, run.settings, job.best_of) | {"command": run.again()}
+    free = ("command", "seed") if drawn else ("command",)
+    with (
+        recording(None, beside=None) as traced,
+        Shard(folder, described, job.n, ranks, free) as shard,
+    ):
+        run = replace(run, settings=replace(run.settings, seed=shard.run["seed"]))
+        made = _make(run, shard.rest, Filed(shard, run.fields()), traced, who)
+    if made.interrupted:
+        raise Interrupted(
+            f"interrupted: {shard.done} of {len(shard.mine)} texts are in {shard.path};"
+            " the same command goes on"
+        )
+    who.console.say(f"{shard.done} texts are in {shard.path}, {made.written} of them new")
+    return run, made
+
+
+def _check_folder(folder: Path | None, output: Path | None, trace: Path | None, word: str) -> None:
+    """Raise `UsageError` where several processes have no folder, or flags exclude one."""
+    if folder is None:
+        raise UsageError("several processes write into a folder; give --output-dir DIR")
+    for flag, given in (("--output", output), ("--trace", trace)):
+        if given:
+            raise UsageError(f"{flag} and --output-dir exclude each other; give one of them")
+    if word == "json":
+        raise UsageError("--output-dir writes JSON lines, not one array; leave --format json out")
+
+
+def _load(job: Job, ranks: Ranks, console: Console) -> Run:
     resolve(job.model, console)  # what is not there is told, or downloaded, before torch comes
     console.status(f"loading {job.model} ...")
     from esogen.language_model import load
 
     with options.flags_named():
-        lm = load(job.model, device=job.device, dtype=job.dtype, attention=job.attention)
+        device = ranks.device(job.device, job.places)
+        lm = load(job.model, device=device, dtype=job.dtype, attention=job.attention)
         return Run(job, lm, job.settings(lm))
 
 
-@contextmanager
-def _memory_named(job: Job) -> Iterator[None]:
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        rows = min(job.n * job.best_of, job.batch_size)
-        raise EsogenError(
-            f"the GPU has too little memory for {rows} texts at once;"
-            " try a smaller --batch-size, a smaller --length or --device cpu"
-        ) from error
-
-
-def _make(run: Run, writer: Writer, traced: Recording, who: Audience) -> Made:
+def _make(run: Run, texts: range, writer: Writer, traced: Recording, who: Audience) -> Made:
     """Sample batch by batch, each written as soon as it is finished; Ctrl-C keeps those."""
     from esogen.ranking.best_of import best_of
 
     made = Made()
     try:
-        samples = _driven(run, made, traced, who)
+        samples = _driven(run, texts, made, traced, who)
         for text in best_of(run.lm.checkpoint.network, samples, run.job.best_of):
             writer.write(text)
             made.written += 1
@@ -242,19 +266,36 @@ def _make(run: Run, writer: Writer, traced: Recording, who: Audience) -> Made:
     return made
 
 
-def _driven(run: Run, made: Made, traced: Recording, who: Audience) -> "Iterator[Sample]":
-    """All samples of a run, batch by batch."""
+def _driven(
+    run: Run, texts: range, made: Made, traced: Recording, who: Audience
+) -> "Iterator[Sample]":
+    """All samples that these texts are chosen from, batch by batch."""
     job = run.job
-    n = job.n * job.best_of
-    for batch in run.lm.batches(job.prompt, run.settings, n=n, batch_size=job.batch_size):
-        drive(batch, run.lm.checkpoint.tokenizer.decode, who, n)
+    first, end = texts.start * job.best_of, texts.stop * job.best_of
+    for batch in run.lm.batches(
+        job.prompt,
+        run.settings,
+        first=first,
+        n=end - first,
+        batch_size=job.batch_size,
+        drive=lambda batch: drive(batch, run.lm.checkpoint.tokenizer.decode, who, end),
+        told=who.console.report,
+    ):
         made.tally.seconds += batch.seconds
         made.first = made.first or batch
-        texts = list(batch.samples())
+        samples = list(batch.samples())
         traced.write(batch)
-        for text in texts:
-            made.tally.count(text)
-            yield text
+        for sample in samples:
+            made.tally.count(sample)
+            yield sample
+
+
+def _tell(run: Run, made: Made, console: Console, *, drawn: bool) -> None:
+    """The line after a run; or the seed alone, if it was drawn and nobody has it yet."""
+    if console.shown and made.tally.texts:
+        console.say(f"{made.tally} · seed {run.settings.seed} · {run.again()}")
+    elif drawn:
+        console.say(f"seed {run.settings.seed}")
 
 
 def _verify(batch: "Batch", dtype: str, console: Console) -> None:

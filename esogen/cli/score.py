@@ -7,12 +7,12 @@ from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.cli import options
 from esogen.cli import score_options as own
 from esogen.cli.output import opened
-from esogen.cli.ranks import Ranks
 from esogen.cli.score_heat import Heat, painted
 from esogen.cli.score_run import Job, Shown, execute, journal_at, load_run
 from esogen.cli.score_sources import Sources, read_orders
 from esogen.cli.terminal import Console
 from esogen.errors import UsageError
+from esogen.ranks import Ranks
 
 if TYPE_CHECKING:
     from esogen.language_model import LanguageModel

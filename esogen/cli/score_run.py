@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from esogen.checkpoint.resolve import resolve
 from esogen.cli import options
 from esogen.cli.output import Output
-from esogen.cli.ranks import Ranks
 from esogen.cli.score_heat import Heat
 from esogen.cli.score_output import Record, comparison, writer
 from esogen.cli.score_progress import Meter
 from esogen.cli.score_sources import Sources
 from esogen.cli.score_state import Journal
 from esogen.cli.terminal import Console
-from esogen.errors import EsogenError, Interrupted, UsageError
+from esogen.errors import Interrupted, UsageError
+from esogen.ranks import Ranks
 
 if TYPE_CHECKING:
     from esogen.language_model import LanguageModel
@@ -220,28 +220,21 @@ class _Execution:
         yield from _paired(self._of(self.run.mine, first), self._of(self.run.other, second))
 
     def _of(self, side: Side, documents: Iterator["Document"]) -> Iterator["Score"]:
-        import torch
-
         from esogen.scoring.score import score_documents, tokens_at_once
         from esogen.scoring.surprises import ALTERNATIVES
 
         job = self.run.job
         rows, length = job.batch_size, side.settings.length
-        try:
-            yield from score_documents(
-                side.lm.checkpoint,
-                documents,
-                side.settings,
-                best=ALTERNATIVES if job.shown.top else 0,
-                tokens_at_once=rows * length if rows else tokens_at_once(side.lm.device),
-                skip=lambda document, error: self.skipped.setdefault(document.index, error),
-                watcher=self.meter,
-            )
-        except torch.OutOfMemoryError as error:
-            raise EsogenError(
-                "the GPU has too little memory for so many windows at once; try a smaller"
-                " --batch-size or --device cpu"
-            ) from error
+        return score_documents(
+            side.lm.checkpoint,
+            documents,
+            side.settings,
+            best=ALTERNATIVES if job.shown.top else 0,
+            tokens_at_once=rows * length if rows else tokens_at_once(side.lm.device),
+            skip=lambda document, error: self.skipped.setdefault(document.index, error),
+            watcher=self.meter,
+            told=self.console.report,
+        )
 
     def tell(self) -> None:
         """Say on stderr what is left to be said; raises `Interrupted` where the run was."""

@@ -4,13 +4,12 @@ A line that an interruption cut short is dropped when the run goes on.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from esogen.errors import EsogenError, UsageError
-
-Record = Mapping[str, Any]
+from esogen.journal import Record, as_line, differing, whole_lines
 
 
 class Journal:
@@ -27,7 +26,7 @@ class Journal:
             if path.exists() and path.stat().st_size:
                 self._resume(run)
             else:
-                path.write_text(_line({"esogen score": run}), encoding="utf-8")
+                path.write_text(as_line({"esogen score": run}), encoding="utf-8")
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise EsogenError(
@@ -36,7 +35,7 @@ class Journal:
 
     def add(self, record: Record) -> None:
         """Write down a finished text; on the disk when this returns."""
-        self._file.write(_line(record))
+        self._file.write(as_line(record))
         self._file.flush()
 
     def close(self) -> None:
@@ -52,44 +51,19 @@ class Journal:
 
     def _resume(self, run: Record) -> None:
         """Find the last whole line, and cut off what follows it."""
-        end = 0
         with self._path.open("rb+") as file:
-            for number, line in enumerate(file):
-                found = _parsed(line)
-                if number == 0:
-                    self._check(found, run)
-                elif found is None:
-                    break
-                else:
-                    self.last = found["index"]
-                end += len(line)
+            lines = whole_lines(file)
+            end, head = next(lines, (0, {}))
+            self._check(head.get("esogen score"), run)
+            for behind, found in lines:
+                end, self.last = behind, found["index"]
             file.truncate(end)
 
-    def _check(self, found: dict[str, Any] | None, run: Record) -> None:
-        recorded = (found or {}).get("esogen score")
+    def _check(self, recorded: object, run: Record) -> None:
         if not isinstance(recorded, dict):
             raise UsageError(f"--state {self._path} is no state of esogen score; give another file")
-        wanted = json.loads(json.dumps(run))
-        differing = sorted(
-            key for key in recorded.keys() | wanted.keys() if recorded.get(key) != wanted.get(key)
-        )
-        if differing:
+        if names := differing(recorded, run):
             raise UsageError(
-                f"--state {self._path} is of another run (it differs in {', '.join(differing)});"
+                f"--state {self._path} is of another run (it differs in {', '.join(names)});"
                 " go on with the command it was begun with, or give another file"
             )
-
-
-def _line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """What a line holds, None where it was cut short or is no object."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None

@@ -1,6 +1,5 @@
 """`esogen train`: train a model on text files, or train one further."""
 
-import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from esogen.checkpoint.config_file import CardDefaults, read_config
 from esogen.checkpoint.resolve import TOKENIZER, resolve
 from esogen.cli import training_options as options
-from esogen.cli.options import Device
+from esogen.cli.options import Device, flags_named
 from esogen.cli.terminal import Console
 from esogen.cli.training_progress import Progress, measured, shown
 from esogen.errors import Interrupted, UsageError
@@ -96,7 +95,7 @@ def train(
     card = CardDefaults(card_length, card_steps, card_alpha_0, card_schedule)
     console = Console.stderr(quiet=quiet)
     kind = _family(family, init, console)
-    with _flags_named():
+    with flags_named():
         first_alpha = {"alpha_0": alpha_0[0] if alpha_0 else None}
         check_used(kind, {**shape, **first_alpha, "bos": bos})
         check_used(kind, asdict(card), prefix="card_")
@@ -205,16 +204,6 @@ class _Compiled:
     logits: "Callable[[Tensor], Tensor]"
 
 
-@contextmanager
-def _flags_named() -> Iterator[None]:
-    """Turn a `ValueError` on a field into wrong usage of the flag of that name."""
-    try:
-        yield
-    except ValueError as error:
-        words = re.sub(r"^(\w+)(?= is )", lambda m: "--" + m[1].replace("_", "-"), str(error))
-        raise UsageError(words) from error
-
-
 def _prepare(job: _Job, card: CardDefaults, place: _Place, console: Console) -> "Run":
     """Read everything, and make the run ready for its next step."""
     console.status("starting ...")
@@ -251,10 +240,10 @@ def _start(job: _Job, documents: list[str], device: "torch.device", console: Con
 
     if job.init is not None:
         _refuse_beside_init(job)
-        with _flags_named():
+        with flags_named():
             return from_model(job.init, job.shape.get("dropout"), job.bos, device)
     shape = Shape(**job.shape)
-    with _flags_named():
+    with flags_named():
         shape.config(shape.vocab_size)  # told before a tokenizer is trained
     kept = job.folder / TOKENIZER  # a resumed run goes on with the tokenizer it began with
     if given := job.tokenizer or (kept if job.resume and kept.is_file() else None):

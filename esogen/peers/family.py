@@ -1,5 +1,7 @@
 """How each family samples: its plan and its calls. Everything else of a run is common to all."""
 
+import numpy as np
+
 from esogen.errors import UsageError
 from esogen.generate import denoise
 from esogen.generate.denoise import Calls
@@ -57,6 +59,23 @@ def calls_for(network: Network, plan: Plan, *, cached: bool, kernel: Kernel = at
             return ar.CachedCalls(network, cache)
         case _:
             return denoise.CachedCalls(network, cache)
+
+
+WIDTHS_OF_A_TOKEN = 16
+"""Numbers that a block holds of each token of a call, in model widths: the MLP has 4, twice."""
+
+
+def row_bytes(network: Network, plan: Plan, *, cached: bool) -> int:
+    """About what one row of a run of `plan` takes: its KV cache, and its widest call in hand."""
+    config, like = network.config, network.vocab_embed.embedding
+    length = plan.order_BL.shape[1]
+    widest = length
+    if cached and config.family == "esolm-b":
+        fresh_S = np.concatenate([[plan.given], plan.counts_S])[:-1]
+        widest = int((fresh_S + plan.counts_S).max(initial=1))
+    places = 2 * config.n_blocks * length if cached and config.family != "mdlm" else 0
+    numbers = places + WIDTHS_OF_A_TOKEN * widest
+    return int(numbers * config.hidden_size * like.element_size())
 
 
 def _uncached(network: Network, prefix: int) -> Calls:

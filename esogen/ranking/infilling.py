@@ -10,9 +10,10 @@ Shapes: L positions of one text, V vocabulary.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import overload
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esogen.checkpoint.memory import Room
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import NumericalError
 from esogen.generate.denoise import Step
@@ -311,17 +313,31 @@ class Infilling:
 
     def carry_out(self, templates: Iterable[Tokens], batch_size: int) -> Iterator[Filled]:
         """Every template filled, in order, without anybody watching."""
-        for batch in self.batches(templates, batch_size):
-            for _ in batch.steps():
-                pass
+        for batch in self.batches(templates, batch_size, drive=_to_the_end):
             yield from (filled for _, filled in self.finished(batch))
 
-    def batches(self, templates: Iterable[Tokens], batch_size: int) -> Iterator[InfillBatch]:
-        """Batches of candidates of all templates, in order, whatever their lengths."""
-        tasks, first = self._tasks(templates), 0
-        while part := list(islice(tasks, batch_size)):
-            yield InfillBatch(self.engine, self.settings, part, first)
-            first += len(part)
+    def batches(
+        self,
+        templates: Iterable[Tokens],
+        batch_size: int,
+        *,
+        drive: Callable[[InfillBatch], object] | None = None,
+        told: Callable[[str], object] = warnings.warn,
+    ) -> Iterator[InfillBatch]:
+        """Batches of candidates of all templates, in order, whatever their lengths.
+
+        `drive` and `told` are those of `LanguageModel.batches`.
+        """
+
+        def driven(part: Sequence[tuple[int, _Task]]) -> InfillBatch:
+            tasks = [task for _, task in part]
+            batch = InfillBatch(self.engine, self.settings, tasks, part[0][0])
+            if drive:
+                drive(batch)
+            return batch
+
+        numbered = enumerate(self._tasks(templates))
+        return Room(batch_size, "candidates", told).parts(numbered, driven)
 
     def check(self, tokens: Tokens) -> int:
         """How many combinations of lengths will be tried; `UsageError` if the text is too long."""
@@ -343,6 +359,11 @@ class Infilling:
             for layout in found:
                 for index in range(settings.n):
                     yield _Task(number, layout, index, row_of(layout, settings, index))
+
+
+def _to_the_end(batch: InfillBatch) -> None:
+    for _ in batch.steps():
+        pass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

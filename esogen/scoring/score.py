@@ -3,6 +3,7 @@
 Shapes: L tokens of a text, W windows, K orders, N most probable tokens.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from esogen.checkpoint.folder import Checkpoint
+from esogen.checkpoint.memory import Room
 from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.likelihood import Ids, Numbers, Passage, Reading, batches, read_batch
 from esogen.model.config import Family
@@ -128,15 +130,18 @@ def score_documents(
     tokens_at_once: int = TOKENS_AT_ONCE,
     skip: Skip | None = None,
     watcher: Watcher = _NOBODY,
+    told: Callable[[str], object] = warnings.warn,
 ) -> Iterator[Score]:
     """Score every document, in order, each as soon as it and what was read with it is finished.
 
     `best` most probable tokens a position, for one order. A text that cannot be scored so is left
-    out where `skip` is given, which hears of it; else it raises `UsageError`, naming it. Raises
-    `EsogenError` for a model that has no such figure.
+    out where `skip` is given, which hears of it; else it raises `UsageError`, naming it. Where
+    memory is too little fewer windows are read at once, which `told` is told. Raises `EsogenError`
+    for a model that has no such figure, and where one window alone does not fit.
     """
     check_family(checkpoint, settings)
-    reader = _Reader(checkpoint, settings, best, tokens_at_once, watcher)
+    room = Room(tokens_at_once, "windows", told)
+    reader = _Reader(checkpoint, settings, best, tokens_at_once, room, watcher)
     texts = _open(checkpoint, documents, settings, skip)
     while together := _until(texts, CALLS_SORTED * tokens_at_once // settings.passes):
         watcher.opened(settings.passes * sum(len(text.tokens_L) for text in together))
@@ -284,6 +289,7 @@ class _Reader:
     settings: ScoreSettings
     best: int
     tokens_at_once: int
+    room: Room
     watcher: Watcher
 
     def read(self, texts: Sequence[_Text]) -> None:
@@ -292,9 +298,18 @@ class _Reader:
         units, some = self._units(texts), max(1, CALLS_SORTED * self.tokens_at_once // longest)
         while together := list(islice(units, some)):
             passages = [self._passage(texts, *unit) for unit in together]
-            for part in batches(passages, self.tokens_at_once):
-                self._read([passages[i] for i in part], texts, [together[i] for i in part])
-                self.watcher.read(sum(passages[i].scored for i in part))
+            self._read_batches(passages, texts, together)
+
+    def _read_batches(
+        self, passages: Sequence[Passage], texts: Sequence[_Text], units: Sequence[Unit]
+    ) -> None:
+        def read(part: list[int]) -> int:
+            self._read([passages[i] for i in part], texts, [units[i] for i in part])
+            return sum(passages[i].scored for i in part)
+
+        for alike in batches(passages, self.tokens_at_once):
+            for tokens in self.room.parts(alike, read):
+                self.watcher.read(tokens)
 
     def _units(self, texts: Sequence[_Text]) -> Iterator[Unit]:
         return (

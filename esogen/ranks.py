@@ -45,8 +45,23 @@ class Ranks:
             (index, item) for index, item in enumerate(items) if index % self.world == self.rank
         )
 
-    def device(self, word: str) -> str:
-        """The device of this process: with several GPUs and `auto`, each has its own."""
+    def part(self, count: int) -> range:
+        """This process's numbers out of 0 to `count` - 1: one stretch, as long as any other's."""
+        first, end = (count * rank // self.world for rank in (self.rank, self.rank + 1))
+        return range(first, end)
+
+    def device(self, word: str, each: Sequence[str] = ()) -> str:
+        """The device of this process: its own of `each`, or of the GPUs where `word` is auto.
+
+        Raises `UsageError` where `each` has none for it.
+        """
+        if each:
+            if self.local >= len(each):
+                raise UsageError(
+                    f"process {self.local} of this machine has no device: {', '.join(each)} are"
+                    f" {len(each)}; give one for each process"
+                )
+            return each[self.local]
         if self.world == 1 or word != "auto":
             return word
         import torch

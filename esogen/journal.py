@@ -1,0 +1,44 @@
+"""Files that grow by a JSON object a line, and are read again when a run goes on."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+Record = Mapping[str, Any]
+
+
+def as_line(record: Record) -> str:
+    """One object on a line of its own."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def whole_lines(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each object from the start of `file`, with the offset behind it.
+
+    Ends at the first line that is no object, or that an interruption cut short.
+    """
+    end = 0
+    for line in file:
+        found = _parsed(line)
+        if found is None:
+            return
+        end += len(line)
+        yield end, found
+
+
+def differing(recorded: Record, wanted: Record) -> list[str]:
+    """Names that are not the same in what a file says of its run and in the run at hand."""
+    told = json.loads(json.dumps(wanted))
+    return sorted(
+        key for key in recorded.keys() | told.keys() if recorded.get(key) != told.get(key)
+    )
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
