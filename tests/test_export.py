@@ -72,10 +72,9 @@ def squeezed(text: str) -> str:
 def test_pieces_joined_are_the_text(
     tiny_tokenizer: Tokenizer, ids: Sequence[int], data: st.DataObject
 ) -> None:
-    kept = [token for token in ids if token != tiny_tokenizer.end_of_text]
     raw = data.draw(st.booleans())
-    if not raw and tiny_tokenizer.end_of_text in ids:
-        kept = list(ids[: ids.index(tiny_tokenizer.end_of_text)])
+    ends = not raw and tiny_tokenizer.end_of_text in ids
+    kept = ids[: ids.index(tiny_tokenizer.end_of_text)] if ends else ids
     pieces = pieces_of(run_over(ids, given=0), tiny_tokenizer, raw=raw)
     assert "".join(piece.text for piece in pieces) == tiny_tokenizer.decode(kept)
 

@@ -148,6 +148,14 @@ def test_a_trace_that_was_cut_short_is_told(trace: Path) -> None:
     assert "is cut short: it ends in line 3" in problem(str(trace))
 
 
+def test_a_raw_run_replays_with_its_ends_of_text(tiny_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "raw.jsonl"
+    words = ("--raw", "--seed", "1", "--trace", str(run), "-m", str(tiny_folder), "<|endoftext|>A")
+    code, text, _ = esogen("sample", *words)
+    assert (code, "<|endoftext|>" in text) == (0, True)
+    assert esogen("replay", str(run), "--no-live")[:2] == (0, text)
+
+
 def test_a_trace_without_texts_is_told(
     tmp_path: Path, tiny_folder: Path, tiny_checkpoint: Checkpoint
 ) -> None:

@@ -44,9 +44,7 @@ def _piece(text: RecordedText, words: str, positions: Sequence[int]) -> Piece:
     return Piece(words, step, exp(min(0.0, *(text.log_probs[position] for position in positions))))
 
 
-def _kept(tokens: Sequence[int], end_of_text: int, *, raw: bool) -> list[int]:
+def _kept(tokens: Sequence[int], end_of_text: int, *, raw: bool) -> range:
     """Positions that are part of the finished text."""
-    end = len(tokens)
-    if not raw and end_of_text in tokens:
-        end = tokens.index(end_of_text)
-    return [position for position in range(end) if tokens[position] != end_of_text]
+    ends = not raw and end_of_text in tokens
+    return range(tokens.index(end_of_text) if ends else len(tokens))
