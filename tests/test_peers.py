@@ -33,7 +33,7 @@ from esogen.generate.plan import Plan, Positions, ScheduleSettings
 from esogen.generate.verify import RowByRow, Side, compare
 from esogen.language_model import LanguageModel, load
 from esogen.model import patterns
-from esogen.model.attention import Dense, attention
+from esogen.model.attention import Dense, Kernels, attention
 from esogen.model.config import Family, ModelConfig
 from esogen.model.families import UNUSED, check_used
 from esogen.model.network import Network
@@ -602,7 +602,7 @@ def test_kernels_for_a_cache_are_refused_where_there_is_none(
         return attention(q_BLNH, k_BMNH, v_BMNH, mask, causal=causal)
 
     for family, lm in models.items():
-        other = LanguageModel(lm.checkpoint, lm.device, kernel)
+        other = LanguageModel(lm.checkpoint, lm.device, Kernels(kernel, word="xformers"))
         if family == "mdlm":
             with pytest.raises(UsageError, match="attention is xformers, and a model of the famil"):
                 other.settings()

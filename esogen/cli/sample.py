@@ -208,7 +208,10 @@ def _load(job: Job, console: Console) -> Run:
 
     with options.flags_named():
         lm = load(job.model, device=job.device, dtype=job.dtype, attention=job.attention)
-        return Run(job, lm, job.settings(lm))
+        run = Run(job, lm, job.settings(lm))
+    for note in lm.notes:
+        console.say(note)
+    return run
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 from esogen.errors import UsageError
 from esogen.generate import denoise
+from esogen.generate.captured import CapturedCalls, CudaGraphs
 from esogen.generate.denoise import Calls
 from esogen.generate.plan import Plan, Positions, ScheduleSettings, make_plan
-from esogen.model.attention import Kernel, attention
+from esogen.model.attention import SDPA, Kernel, Kernels
 from esogen.model.cache import KVCache
 from esogen.model.config import ModelConfig
 from esogen.model.network import Network
@@ -40,21 +41,25 @@ def plan_for(
     return bd3lm.shuffled_in_blocks(plan, seed, samples, config.block_size)
 
 
-def calls_for(network: Network, plan: Plan, *, cached: bool, kernel: Kernel = attention) -> Calls:
-    """Fresh calls for a run of `plan`, with the family's KV cache, attended by `kernel`, or not."""
-    family, prefix = network.config.family, esolm_a.prefix_length(plan)
-    if family == "mdlm":
+def calls_for(network: Network, plan: Plan, *, cached: bool, kernels: Kernels = SDPA) -> Calls:
+    """Fresh calls for a run of `plan`, with the family's KV cache and these kernels, or not."""
+    prefix = esolm_a.prefix_length(plan)
+    if network.config.family == "mdlm":
         return WholeTextCalls(network)
-    if not cached:
-        return _uncached(network, prefix)
-    cache = _cache(network, plan, kernel)
-    match family:
+    return _cached(network, plan, prefix, kernels) if cached else _uncached(network, prefix)
+
+
+def _cached(network: Network, plan: Plan, prefix: int, kernels: Kernels) -> Calls:
+    cache = _cache(network, plan, kernels.whole)
+    match network.config.family:
         case "esolm-a":
             return esolm_a.CachedCalls(network, cache, prefix)
         case "bd3lm":
             return bd3lm.CachedCalls(network, cache)
         case "ar":
             return ar.CachedCalls(network, cache)
+        case _ if kernels.step is not None:
+            return CapturedCalls(network, cache, plan, kernels.step, CudaGraphs(cache.device))
         case _:
             return denoise.CachedCalls(network, cache)
 
