@@ -25,7 +25,7 @@ from esogen.generate.template import fix as fix_words
 from esogen.generate.verify import Agreement, Side, compare
 from esogen.model.attention import Kernels
 from esogen.model.families import ALPHA_0, UNUSED, check_used
-from esogen.peers.family import calls_for, plan_for
+from esogen.peers.family import RECORDED, calls_for, plan_for
 from esogen.ranking.best_of import best_of as choose_best
 from esogen.ranking.infilling import Engine, Filled, Infilling, InfillSettings
 from esogen.ranking.revising import revise
@@ -119,9 +119,10 @@ class LanguageModel:
 
     @cached_property
     def kernels(self) -> Kernels:
-        """What attends."""
+        """What attends; what nobody asked for is chosen where steps are recorded."""
+        word = "auto" if self.checkpoint.config.family == RECORDED else "sdpa"
         dtype = self.checkpoint.network.vocab_embed.embedding.dtype
-        return self._asked or choose_attention("auto", self.device, dtype)
+        return self._asked or choose_attention(word, self.device, dtype)
 
     @cached_property
     def drawing(self) -> Drawing:
@@ -253,6 +254,11 @@ class LanguageModel:
             "kv_cache": None if kv_cache else False,
             "attention": self._asked.word if self._asked else None,
         }
+        if self._asked and self._asked.step and family != RECORDED:
+            raise UsageError(
+                f"attention is {self._asked.word}, and a model of the family {family} has no steps"
+                " that are recorded; use sdpa or auto"
+            )
         try:
             check_used(family, given)
             return SampleSettings(

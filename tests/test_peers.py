@@ -611,6 +611,23 @@ def test_kernels_for_a_cache_are_refused_where_there_is_none(
             assert next(other.sample("x", seed=0)).tokens == wanted
 
 
+def test_recorded_steps_are_refused_where_there_are_none(
+    models: Mapping[Family, LanguageModel],
+) -> None:
+    def step(q_BLNH: Tensor, k_BPNH: Tensor, v_BPNH: Tensor, stands_B: Tensor) -> Tensor:
+        return q_BLNH
+
+    for family, lm in models.items():
+        other = LanguageModel(lm.checkpoint, lm.device, Kernels(step=step, word="triton"))
+        if family == "esolm-b":
+            other.settings()
+            continue
+        with pytest.raises(
+            UsageError, match=f"attention is triton, and a model of .* {family} has"
+        ):
+            other.settings()
+
+
 def test_every_setting_that_is_unused_is_named_with_its_value() -> None:
     with pytest.raises(ValueError, match="card_steps is 3, and a model of the family ar decides"):
         check_used("ar", {"steps": 3}, prefix="card_")

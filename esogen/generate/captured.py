@@ -10,7 +10,7 @@ Shapes: B rows still running, L tokens of a step, K masks of it, D model width.
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -40,9 +40,7 @@ class CudaGraphs:
     """Records as CUDA graphs, which share their memory: one is replayed at a time."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._device, self._pool = device, torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Run) -> Run:
         """Record `run`, which has run before: nothing may be compiled or loaded meanwhile."""
@@ -52,7 +50,7 @@ class CudaGraphs:
             torch.cuda.graph(
                 graph,
                 pool=self._pool,
-                stream=self._stream,
+                stream=_side_stream(self._device),
                 capture_error_mode="thread_local",  # other threads may use the GPU
             ),
         ):
@@ -64,6 +62,12 @@ class CudaGraphs:
             return out
 
         return replay
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream of each device to record on: torch keeps memory for every stream it has used."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class CapturedCalls:

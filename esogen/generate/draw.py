@@ -7,8 +7,9 @@ itself runs in float64, so that a long tail is not bent.
 Shapes: K tokens of this step, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,12 +45,8 @@ class Drawn(NamedTuple):
     log_probs: Tensor
 
 
-class Draw(Protocol):
-    """A way of drawing; see `draw`, which every other one must equal."""
-
-    def __call__(self, logits_KV: Tensor, uniforms_K: Tensor, settings: DrawSettings) -> Drawn:
-        """Return one token per row, and its log-probability."""
-        ...
+Draw = Callable[[Tensor, Tensor, DrawSettings], Drawn]
+"""A way of drawing; see `draw`, which every other one must equal."""
 
 
 def draw(logits_KV: Tensor, uniforms_K: Tensor, settings: DrawSettings) -> Drawn:

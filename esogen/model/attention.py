@@ -7,6 +7,7 @@ lengths on the device, and so a kernel with a signature of its own: Triton's.
 Shapes: B rows, L queries, M keys, P places of a cache, N heads, H head width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,15 +34,12 @@ class Kernel(Protocol):
         ...
 
 
-class StepKernel(Protocol):
-    """Attention of one step through a cache whose lengths are on the device.
+StepKernel = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Attention of one step through a cache whose lengths are on the device.
 
-    Query j of row b sees the places `0 .. stands_B[b] + j`; its own key is among them.
-    """
-
-    def __call__(self, q_BLNH: Tensor, k_BPNH: Tensor, v_BPNH: Tensor, stands_B: Tensor) -> Tensor:
-        """Return the output `[B, L, N, H]`."""
-        ...
+From `q_BLNH`, `k_BPNH`, `v_BPNH` and `stands_B` the output `[B, L, N, H]`: query j of row b sees
+the places `0 .. stands_B[b] + j`, its own key among them.
+"""
 
 
 class Attend(Protocol):

@@ -7,10 +7,13 @@ from esogen.generate.denoise import Calls
 from esogen.generate.plan import Plan, Positions, ScheduleSettings, make_plan
 from esogen.model.attention import SDPA, Kernel, Kernels
 from esogen.model.cache import KVCache
-from esogen.model.config import ModelConfig
+from esogen.model.config import Family, ModelConfig
 from esogen.model.network import Network
 from esogen.peers import ar, bd3lm, esolm_a
 from esogen.peers.mdlm import WholeTextCalls
+
+RECORDED: Family = "esolm-b"
+"""The family whose steps are recorded where a kernel for them is given."""
 
 
 def plan_for(
@@ -58,7 +61,7 @@ def _cached(network: Network, plan: Plan, prefix: int, kernels: Kernels) -> Call
             return bd3lm.CachedCalls(network, cache)
         case "ar":
             return ar.CachedCalls(network, cache)
-        case _ if kernels.step is not None:
+        case family if family == RECORDED and kernels.step is not None:
             return CapturedCalls(network, cache, plan, kernels.step, CudaGraphs(cache.device))
         case _:
             return denoise.CachedCalls(network, cache)
