@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -39,6 +40,16 @@ RULES = [
 ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_tiles() -> Iterator[None]:
+    """Several tiles of a small vocabulary: interpreted, a tile takes as long as a large one."""
+    from esogen.generate import draw_kernel
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draw_kernel, "TILE", 256)
+        yield
+
+
 def drawn_by_kernel(logits_KV: Tensor, uniforms_K: Tensor, rule: DrawSettings) -> Drawn:
     from esogen.generate import draw_kernel
 
@@ -67,10 +78,10 @@ def logits_with_ties(seed: int, vocabulary: int, spread: float) -> Tensor:
 def test_just_inside_both_ends_of_its_interval_a_token_is_drawn(rule: DrawSettings) -> None:
     """The kernel's intervals end where the reference's do, to float32 rounding: no other kept
     token, no other order, no other share."""
-    for logits_V in logits_with_ties(3, 1500, 2.0):
+    for logits_V in logits_with_ties(3, 400, 2.0):
         kept, ends = ends_of_intervals(logits_V, rule)
         wide = ends.diff() > 2.5 * ROUNDING
-        few = slice(None, None, max(1, int(wide.sum()) // 5))
+        few = slice(None, None, max(1, int(wide.sum()) // 4))
         tokens, lower, upper = kept[wide][few], ends[:-1][wide][few], ends[1:][wide][few]
         uniforms = torch.cat([lower + ROUNDING, upper - ROUNDING])
         drawn = drawn_by_kernel(logits_V.expand(len(uniforms), -1), uniforms, rule)
@@ -88,17 +99,16 @@ rules = st.builds(
 
 
 @given(rules, st.integers(0, 2**32), st.sampled_from([0.0, 0.5, 4.0]), st.floats(0, 1 - 2**-53))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_a_token_differs_only_where_its_uniform_is_at_an_edge(
     rule: DrawSettings, seed: int, spread: float, uniform: float
 ) -> None:
-    logits_KV = logits_with_ties(seed, 33, spread)
-    uniforms_K = torch.full((2,), uniform, dtype=torch.float64)
-    drawn, wanted = drawn_by_kernel(logits_KV, uniforms_K, rule), draw(logits_KV, uniforms_K, rule)
-    for logits_V, found, token in zip(logits_KV, drawn.tokens, wanted.tokens, strict=True):
-        _, ends = ends_of_intervals(logits_V, rule)
-        edge = bool((ends - uniform).abs().min() < ROUNDING) or nucleus_at_edge(logits_V, rule)
-        assert edge or found == token
+    logits_V = logits_with_ties(seed, 33, spread)[seed % 2]
+    uniforms_K = torch.tensor([uniform], dtype=torch.float64)
+    found, wanted = (by(logits_V[None], uniforms_K, rule) for by in (drawn_by_kernel, draw))
+    _, ends = ends_of_intervals(logits_V, rule)
+    edge = bool((ends - uniform).abs().min() < ROUNDING) or nucleus_at_edge(logits_V, rule)
+    assert edge or found.tokens == wanted.tokens
 
 
 def nucleus_at_edge(logits_V: Tensor, rule: DrawSettings) -> bool:
