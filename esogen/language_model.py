@@ -120,7 +120,7 @@ class LanguageModel:
     @cached_property
     def kernels(self) -> Kernels:
         """What attends; what nobody asked for is chosen where steps are recorded."""
-        word = "auto" if self.checkpoint.config.family == RECORDED else "sdpa"
+        word = "auto" if self.checkpoint.config.family in RECORDED else "sdpa"
         dtype = self.checkpoint.network.vocab_embed.embedding.dtype
         return self._asked or choose_attention(word, self.device, dtype)
 
@@ -254,7 +254,7 @@ class LanguageModel:
             "kv_cache": None if kv_cache else False,
             "attention": self._asked.word if self._asked else None,
         }
-        if self._asked and self._asked.step and family != RECORDED:
+        if self._asked and self._asked.step and family not in RECORDED:
             raise UsageError(
                 f"attention is {self._asked.word}, and a model of the family {family} has no steps"
                 " that are recorded; use sdpa or auto"

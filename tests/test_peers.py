@@ -37,7 +37,7 @@ from esogen.model.attention import Dense, Kernels, attention
 from esogen.model.config import Family, ModelConfig
 from esogen.model.families import UNUSED, check_used
 from esogen.model.network import Network
-from esogen.peers.family import calls_for, plan_for
+from esogen.peers.family import RECORDED, calls_for, plan_for
 from tests import golden
 from tests.conftest import random_tensors
 from tests.runs import NO_POSITIONS, begin, forced_logits_of
@@ -619,7 +619,7 @@ def test_recorded_steps_are_refused_where_there_are_none(
 
     for family, lm in models.items():
         other = LanguageModel(lm.checkpoint, lm.device, Kernels(step=step, word="triton"))
-        if family == "esolm-b":
+        if family in RECORDED:
             other.settings()
             continue
         with pytest.raises(

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esogen.generate.denoise import CachedCalls, Progress
+from esogen.generate.denoise import Calls, Progress
 from esogen.generate.plan import Plan
 from esogen.model.attention import StepKernel
 from esogen.model.cache import KVCache, StepAttend
@@ -71,30 +71,40 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class CapturedCalls:
-    """`CachedCalls`, whose frequent widths are recorded and replayed.
+    """`plain` calls through `cache`, whose frequent widths are recorded and replayed.
 
     All rows stand at one length, and a call is made for each step of `plan`, in order. The first
-    call is never recorded: it is wider than the others and begins with the model's bos token.
+    call is never recorded: it is wider than the others and begins with the model's bos token. A
+    call feeds what was decided last and, `with_masks`, this step's masks; its last rows decide.
     """
 
     def __init__(
-        self, network: Network, cache: KVCache, plan: Plan, kernel: StepKernel, record: Record
+        self,
+        plain: Calls,
+        network: Network,
+        cache: KVCache,
+        plan: Plan,
+        *,
+        kernel: StepKernel,
+        record: Record,
+        with_masks: bool = True,
     ) -> None:
-        self._plain = CachedCalls(network, cache)
+        self._plain, self._with_masks = plain, with_masks
         self._network, self._cache, self._kernel, self._record = network, cache, kernel, record
         fresh_S = np.concatenate([[plan.given], plan.counts_S[:-1]])
-        self._widths_S, self._step = fresh_S + plan.counts_S, 0
+        self._widths_S, self._step = fresh_S + with_masks * plan.counts_S, 0
         self._windows: dict[int, _Window] | None = None
 
     def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
         """Hidden states `[B, K, D]` of the next `count` masks."""
-        window = self._window(fresh + count) if self._step else None
+        width = fresh + self._with_masks * count
+        window = self._window(width) if self._step else None
         self._step += 1
         if window is None:
             return self._plain(progress, decided, fresh, count)
         hidden_BLD = window(progress, decided - fresh)
         self._cache.commit(fresh)
-        return hidden_BLD[:, fresh : fresh + count].clone()  # the next replay writes over it
+        return hidden_BLD[:, width - count : width].clone()  # the next replay writes over it
 
     def keep(self, kept: NDArray[np.int64]) -> None:
         """Drop every row but these; what was recorded had more of them."""

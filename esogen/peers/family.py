@@ -12,8 +12,8 @@ from esogen.model.network import Network
 from esogen.peers import ar, bd3lm, esolm_a
 from esogen.peers.mdlm import WholeTextCalls
 
-RECORDED: Family = "esolm-b"
-"""The family whose steps are recorded where a kernel for them is given."""
+RECORDED: tuple[Family, ...] = ("esolm-b", "ar")
+"""The families whose steps are recorded where a kernel for them is given: causal in their order."""
 
 
 def plan_for(
@@ -54,17 +54,27 @@ def calls_for(network: Network, plan: Plan, *, cached: bool, kernels: Kernels = 
 
 def _cached(network: Network, plan: Plan, prefix: int, kernels: Kernels) -> Calls:
     cache = _cache(network, plan, kernels.whole)
-    match network.config.family:
+    family = network.config.family
+    match family:
         case "esolm-a":
             return esolm_a.CachedCalls(network, cache, prefix)
         case "bd3lm":
             return bd3lm.CachedCalls(network, cache)
         case "ar":
-            return ar.CachedCalls(network, cache)
-        case family if family == RECORDED and kernels.step is not None:
-            return CapturedCalls(network, cache, plan, kernels.step, CudaGraphs(cache.device))
+            calls: Calls = ar.CachedCalls(network, cache)
         case _:
-            return denoise.CachedCalls(network, cache)
+            calls = denoise.CachedCalls(network, cache)
+    if kernels.step is None:
+        return calls
+    return CapturedCalls(
+        calls,
+        network,
+        cache,
+        plan,
+        kernel=kernels.step,
+        record=CudaGraphs(cache.device),
+        with_masks=family == "esolm-b",
+    )
 
 
 def _uncached(network: Network, prefix: int) -> Calls:
