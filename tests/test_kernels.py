@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from esogen import doctor
 from esogen.checkpoint import placement
 from esogen.checkpoint.placement import choose_attention
 from esogen.errors import EsogenError, UsageError
@@ -216,6 +217,20 @@ def test_where_the_kernels_fail_auto_says_so_and_a_word_is_refused(
     assert "no Triton here" in str(chosen.note)
     with pytest.raises(EsogenError, match="triton cannot be loaded .*no Triton here"):
         choose_attention("triton", gpu, torch.bfloat16)
+
+
+def test_doctor_says_why_a_kernel_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise ImportError("no Triton here")
+
+    monkeypatch.setattr(placement, "triton_attention", missing)
+    monkeypatch.setattr(placement, "choose_dtype", lambda *asked: torch.float16)
+    attends, draws = doctor._triton(torch.device("cuda"))
+    assert (attends.name, attends.verdict) == ("attention triton", "note")
+    assert "no Triton here" in attends.found
+    assert draws.verdict == ("ok" if DEVICE.type == "cuda" else "note")
+    (alone,) = doctor._triton(torch.device("cpu"))
+    assert "torch's own serve" in alone.found
 
 
 def test_a_cpu_has_no_kernels_to_choose() -> None:
