@@ -23,6 +23,7 @@ from torch import Tensor
 
 from esogen.checkpoint.config_file import Card, CardDefaults
 from esogen.checkpoint.folder import save_checkpoint
+from esogen.checkpoint.placement import choose_attention
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.checkpoint.weights import build
 from esogen.cli import main
@@ -134,7 +135,11 @@ def test_drawn_tokens_differ_only_where_the_uniform_is_at_an_edge(
 def test_a_gpu_agrees_with_itself_without_the_cache(family: Family) -> None:
     network, samples = copy.deepcopy(network_of(family, begins=True)).to("cuda"), range(5)
     plan = plan_of(network, samples)
-    cached, uncached = (Side(network, calls_for(network, plan, cached=c)) for c in (True, False))
+    word = "triton" if family in RECORDED else "sdpa"
+    kernels = choose_attention(word, torch.device("cuda"), torch.float32)
+    cached, uncached = (
+        Side(network, calls_for(network, plan, cached=c, kernels=kernels)) for c in (True, False)
+    )
     progress = begin(network, plan, samples, device="cuda")
     found = compare(uncached, cached, plan, progress, DrawSettings(top_p=0.9))
     assert found.unexplained == 0
