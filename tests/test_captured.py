@@ -18,7 +18,7 @@ from esogen.checkpoint.weights import build
 from esogen.generate import captured as captured_module
 from esogen.generate.captured import CapturedCalls, Run, worth_recording
 from esogen.generate.denoise import CachedCalls, Calls, Step, UncachedCalls, denoise
-from esogen.generate.draw import DrawSettings
+from esogen.generate.draw import DrawSettings, choose_draw
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.verify import Side, compare
 from esogen.model.attention import attention
@@ -290,3 +290,23 @@ def test_a_run_by_graphs_is_the_cached_run_on_a_gpu(
         assert one.rows.tolist() == other.rows.tolist()
         assert (one.tokens_BK == other.tokens_BK).all()
         torch.testing.assert_close(one.log_probs_BK, other.log_probs_BK, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.cuda
+def test_the_loop_never_waits_for_the_gpu(
+    tiny_config: ModelConfig, tiny_tensors: dict[str, Tensor]
+) -> None:
+    """torch raises where an operation would make the host wait."""
+    device, dtype = torch.device("cuda"), torch.float32
+    network = build(tiny_config, dict(tiny_tensors), folded=True, device=device, dtype=dtype)
+    plan = plan_for(ScheduleSettings(12, 0.3), range(5), LENGTH)
+    kernels, drawn_by = choose_attention("triton", device, dtype), choose_draw(device).by
+    calls = calls_for(network, plan, cached=True, kernels=kernels)
+    progress = begin(network, plan, range(5), device="cuda")
+    rule = DrawSettings(top_p=0.9)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps = [*denoise(network, calls, plan, progress, rule, drawn_by=drawn_by)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(steps) == plan.nfe
