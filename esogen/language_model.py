@@ -472,7 +472,7 @@ class Batch:
             self.start(),
             self.settings.draw,
             end_of_text=self.end_of_text,
-            drawn_by=self._model.drawing.by,
+            drawing=self._model.drawing.by,
         ):
             self._recorder.record(step)
             yield step

@@ -300,13 +300,13 @@ def test_the_loop_never_waits_for_the_gpu(
     device, dtype = torch.device("cuda"), torch.float32
     network = build(tiny_config, dict(tiny_tensors), folded=True, device=device, dtype=dtype)
     plan = plan_for(ScheduleSettings(12, 0.3), range(5), LENGTH)
-    kernels, drawn_by = choose_attention("triton", device, dtype), choose_draw(device).by
+    kernels, drawing = choose_attention("triton", device, dtype), choose_draw(device).by
     calls = calls_for(network, plan, cached=True, kernels=kernels)
     progress = begin(network, plan, range(5), device="cuda")
     rule = DrawSettings(top_p=0.9)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        steps = [*denoise(network, calls, plan, progress, rule, drawn_by=drawn_by)]
+        steps = [*denoise(network, calls, plan, progress, rule, drawing=drawing)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(steps) == plan.nfe

@@ -55,7 +55,7 @@ def texts(
     device = network.vocab_embed.embedding.device
     uniforms = np.random.default_rng(seed).random((SAMPLES, LENGTH))
     progress = start(network, plan, np.zeros(LENGTH, np.int64), uniforms, device)
-    for _ in denoise(network, calls, plan, progress, rule, drawn_by=choose_draw(device).by):
+    for _ in denoise(network, calls, plan, progress, rule, drawing=choose_draw(device).by):
         pass
     canvas: Tensor = progress.canvas_BL
     return canvas.cpu().numpy()

@@ -146,11 +146,11 @@ def denoise(
     settings: DrawSettings,
     *,
     end_of_text: int | None = None,
-    drawn_by: Draw = draw,
+    drawing: Draw = draw,
 ) -> Iterator[Step]:
     """Carry out `plan`, yielding each step's decisions; `progress` moves along.
 
-    `drawn_by` is `draw`, or a kernel that must equal it. With `end_of_text`, a row leaves in the
+    `drawing` is `draw`, or a kernel that must equal it. With `end_of_text`, a row leaves in the
     sequential phase once its first end-of-text has no undecided position before it; the run ends
     when no row is left.
     """
@@ -164,7 +164,7 @@ def denoise(
         hidden_BKD = calls(progress, decided, fresh, count)
         positions_BK = progress.order_BL[:, decided : decided + count]
         uniforms_BK = progress.uniforms_BL.gather(1, positions_BK)
-        tokens_BK, log_probs_BK = _decide(network, hidden_BKD, uniforms_BK, settings, drawn_by)
+        tokens_BK, log_probs_BK = _decide(network, hidden_BKD, uniforms_BK, settings, drawing)
         progress.canvas_BL.scatter_(1, positions_BK, tokens_BK)
         decided, fresh = decided + count, count
         yield Step(index, sequential, progress.rows, positions_BK, tokens_BK, log_probs_BK)
@@ -180,15 +180,13 @@ def _decide(
     hidden_BKD: Tensor,
     uniforms_BK: Tensor,
     settings: DrawSettings,
-    drawn_by: Draw,
+    drawing: Draw,
 ) -> Drawn:
     """Output layer and draw of one step, a chunk of its tokens at a time."""
     rows = chunk_rows(network, hidden_BKD)
     hidden = torch.split(hidden_BKD.flatten(0, 1), rows)
     uniforms = torch.split(uniforms_BK.flatten(), rows)
-    parts = [
-        drawn_by(network.logits(h), u, settings) for h, u in zip(hidden, uniforms, strict=True)
-    ]
+    parts = [drawing(network.logits(h), u, settings) for h, u in zip(hidden, uniforms, strict=True)]
     tokens, log_probs = (torch.cat(part) for part in zip(*parts, strict=True))
     return Drawn(tokens.view_as(uniforms_BK), log_probs.view_as(uniforms_BK))
 
