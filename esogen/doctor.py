@@ -145,6 +145,21 @@ def _attention() -> Iterator[Finding]:
     scaled_dot_product_attention(q, q, q)
     yield Finding("attention sdpa", "ok", f"runs on {device.type}")
     yield _xformers(device.type)
+    yield from _triton(device)
+
+
+def _triton(device: "torch.device") -> Iterator[Finding]:
+    """Kernels that are compiled here: whether they do what torch's own do."""
+    from esogen.checkpoint.placement import choose_attention, choose_dtype
+    from esogen.generate.draw import choose_draw
+
+    if device.type != "cuda":
+        yield Finding("triton", "note", "its kernels are for GPUs; torch's own serve")
+        return
+    attends = choose_attention("auto", device, choose_dtype("auto", device))
+    for name, note in (("attention triton", attends.note), ("drawing", choose_draw(device).note)):
+        found = note or f"Triton {version('triton')} runs on {device}, and agrees with torch"
+        yield Finding(name, "note" if note else "ok", found)
 
 
 def _xformers(device: str) -> Finding:

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,15 +21,15 @@ from esogen.checkpoint.placement import choose_attention, choose_device, choose_
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.generate.denoise import Calls, Progress, Step, denoise, start
-from esogen.generate.draw import DrawSettings
+from esogen.generate.draw import Drawing, DrawSettings, choose_draw
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.streams import LARGEST_SEED, token_uniforms
 from esogen.generate.template import Tokens, parse, tokenise, whole
 from esogen.generate.template import fix as fix_words
 from esogen.generate.verify import Agreement, Side, compare
-from esogen.model.attention import Kernel, attention
+from esogen.model.attention import Kernels
 from esogen.model.families import ALPHA_0, UNUSED, check_used
-from esogen.peers.family import calls_for, plan_for, row_bytes
+from esogen.peers.family import RECORDED, calls_for, plan_for, row_bytes
 from esogen.ranking.best_of import best_of as choose_best
 from esogen.ranking.infilling import Engine, Filled, Infilling, InfillSettings
 from esogen.ranking.revising import revise
@@ -65,12 +66,13 @@ def load(
     downloaded if the cache lacks it.
 
     `device` is auto, cpu, cuda or cuda:N; `dtype` auto, bf16, fp16 or fp32; `attention` auto,
-    xformers or sdpa. Raises `EsogenError` naming what was wanted, what was found and what to do.
+    triton, xformers or sdpa. Raises `EsogenError` naming what was wanted, what was found and what
+    to do.
     """
     place = choose_device(device)
-    kernel = choose_attention(attention, place)
-    checkpoint = open_checkpoint(model, device=place, dtype=choose_dtype(dtype, place))
-    return LanguageModel(checkpoint, place, kernel)
+    precision = choose_dtype(dtype, place)
+    asked = None if attention == "auto" else choose_attention(attention, place, precision)
+    return LanguageModel(open_checkpoint(model, device=place, dtype=precision), place, asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +127,32 @@ class SampleSettings:
 
 
 class LanguageModel:
-    """A network, its tokenizer, and what can be done with them."""
+    """A network, its tokenizer, and what can be done with them.
+
+    Without `kernels`, those that suit the device are chosen when a text is first sampled.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, kernel: Kernel = attention
+        self, checkpoint: Checkpoint, device: torch.device, kernels: Kernels | None = None
     ) -> None:
-        self.checkpoint, self.device, self.kernel = checkpoint, device, kernel
+        self.checkpoint, self.device, self._asked = checkpoint, device, kernels
+
+    @cached_property
+    def kernels(self) -> Kernels:
+        """What attends; what nobody asked for is chosen where steps are recorded."""
+        word = "auto" if self.checkpoint.config.family in RECORDED else "sdpa"
+        dtype = self.checkpoint.network.vocab_embed.embedding.dtype
+        return self._asked or choose_attention(word, self.device, dtype)
+
+    @cached_property
+    def drawing(self) -> Drawing:
+        """What draws."""
+        return choose_draw(self.device)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What this machine does not do in the usual way, a line each."""
+        return [note for note in (self.kernels.note, self.drawing.note) if note]
 
     @property
     def unused(self) -> Mapping[str, str]:
@@ -321,8 +343,13 @@ class LanguageModel:
             "alpha_0": alpha_0,
             "schedule": schedule,
             "kv_cache": None if kv_cache else False,
-            "attention": None if self.kernel is attention else "xformers",
+            "attention": self._asked.word if self._asked else None,
         }
+        if self._asked and self._asked.step and family not in RECORDED:
+            raise UsageError(
+                f"attention is {self._asked.word}, and a model of the family {family} has no steps"
+                " that are recorded; use sdpa or auto"
+            )
         try:
             check_used(family, given)
             return SampleSettings(
@@ -561,6 +588,7 @@ class Batch:
             self.start(),
             self.settings.draw,
             end_of_text=self.end_of_text,
+            drawing=self._model.drawing.by,
         ):
             self._recorder.record(step)
             yield step
@@ -603,8 +631,8 @@ class Batch:
 
     def calls(self, *, cached: bool) -> Calls:
         """Fresh state for a run with the KV cache, or without."""
-        network, kernel = self._model.checkpoint.network, self._model.kernel
-        return calls_for(network, self.plan, cached=cached, kernel=kernel)
+        network, kernels = self._model.checkpoint.network, self._model.kernels
+        return calls_for(network, self.plan, cached=cached, kernels=kernels)
 
     @property
     def given_L(self) -> NDArray[np.int64]:

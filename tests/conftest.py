@@ -33,6 +33,10 @@ os.environ |= {
 for _name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH"):
     os.environ.pop(_name, None)
 
+# Without a GPU, Triton's kernels are interpreted; it must be told before the first is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # Where it counts, the same examples every time; by hand, new ones, to find what nobody thought of.
 settings.register_profile("steady", derandomize=True)
 if os.environ.get("CI"):

@@ -334,7 +334,7 @@ def test_every_schedule_has_a_rule_above() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_xformers_attends_as_torch_does(tiny_folder: object, dtype: torch.dtype) -> None:
     device = torch.device("cuda")
-    kernel = choose_attention("xformers", device)
+    kernel = choose_attention("xformers", device, dtype).whole
     network = open_checkpoint(str(tiny_folder), device=device, dtype=dtype).network
     plan = plan_for(RULES[1], range(3), LENGTH, given=np.arange(5))
     caches = [

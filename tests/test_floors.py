@@ -45,6 +45,7 @@ OUTSIDE = {
     "prompt_toolkit": ("editor",),
     "rich": ("cli", "view"),
     "typer": ("cli",),
+    "triton": ("generate.draw_kernel", "model.step_kernel"),
     "xformers": ("model.attention",),
 }
 

@@ -11,7 +11,7 @@ import esogen
 
 HEAVY = {
     "huggingface_hub", "numpy", "prompt_toolkit", "safetensors", "scipy", "tokenizers", "torch",
-    "xformers",
+    "triton", "xformers",
 }  # fmt: skip
 
 

@@ -6,7 +6,14 @@ from difflib import get_close_matches
 import torch
 
 from esogen.errors import EsogenError, UsageError
-from esogen.model.attention import Kernel, attention, xformers_attention
+from esogen.model.attention import (
+    SDPA,
+    Kernels,
+    StepKernel,
+    attention,
+    triton_attention,
+    xformers_attention,
+)
 
 DTYPES: Mapping[str, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -14,7 +21,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,
 }
 
-ATTENTIONS = ("auto", "xformers", "sdpa")
+ATTENTIONS = ("auto", "triton", "xformers", "sdpa")
 
 _MEANT = {
     "gpu": "cuda",
@@ -57,27 +64,52 @@ def choose_dtype(word: str, device: torch.device) -> torch.dtype:
     return DTYPES[word]
 
 
-def choose_attention(word: str, device: torch.device) -> Kernel:
-    """The attention that `auto`, `xformers` or `sdpa` names; `auto` is torch's own (sdpa).
+def choose_attention(word: str, device: torch.device, dtype: torch.dtype) -> Kernels:
+    """The attention that `auto`, `triton`, `xformers` or `sdpa` (torch's own) names.
 
-    Raises `UsageError` for any other word and for xformers on a CPU, `EsogenError` where xformers
-    cannot be loaded.
+    `auto` on a GPU is Triton's where that gives what sdpa gives, and sdpa, with a note, where it
+    does not; sdpa on a CPU. Raises `UsageError` for any other word and for kernels that a CPU does
+    not have, `EsogenError` where the kernels asked for cannot be had.
     """
     if word not in ATTENTIONS:
         wanted = ", ".join(ATTENTIONS)
         raise UsageError(_unknown("attention", word, wanted, ATTENTIONS))
-    if word != "xformers":
-        return attention
+    if word == "sdpa" or (word == "auto" and device.type != "cuda"):
+        return SDPA
     if device.type != "cuda":
         raise UsageError(
-            f"attention is 'xformers', which has no kernels for device {device}; use sdpa or auto"
+            f"attention is {word!r}, which has no kernels for device {device}; use sdpa or auto"
         )
     try:
-        return xformers_attention()
-    except (ImportError, OSError) as error:
+        if word == "xformers":
+            return Kernels(xformers_attention(), word=word)
+        step = checked(triton_attention(), device, dtype)
+    except Exception as error:  # compilers fail in many ways
+        reason = f"{type(error).__name__}: {error}"
+        if word == "auto":
+            return Kernels(note=f"attention is sdpa, and steps are not recorded ({reason})")
         raise EsogenError(
-            f"--attention xformers cannot be loaded ({error}); use sdpa or auto"
+            f"--attention {word} cannot be loaded ({reason}); use sdpa or auto"
         ) from error
+    return Kernels(step=step, word=None if word == "auto" else word)
+
+
+def checked(kernel: StepKernel, device: torch.device, dtype: torch.dtype) -> StepKernel:
+    """The same kernel, after a step of 3 tokens has come out as it does by torch's own attention.
+
+    Raises `RuntimeError` where it has not; and whatever the kernel raises.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    qkv = torch.randn(3, 2, 40, 2, 64, generator=generator, device=device).to(dtype)
+    q_BLNH, (k_BPNH, v_BPNH) = qkv[0, :, :3], qkv[1:]
+    stands_B = torch.tensor([30, 5], device=device)
+    last_BL = stands_B[:, None] + torch.arange(3, device=device)
+    seen_BLP = torch.arange(40, device=device) <= last_BL[..., None]
+    wanted = attention(q_BLNH, k_BPNH, v_BPNH, seen_BLP[:, None])
+    apart = (kernel(q_BLNH, k_BPNH, v_BPNH, stands_B) - wanted).abs().max().item()
+    if not apart <= max(8 * torch.finfo(dtype).eps, 1e-5):
+        raise RuntimeError(f"it differs from sdpa by {apart:.2g} in {str(dtype)[6:]}")
+    return kernel
 
 
 def _cuda(word: str, index: int) -> torch.device:

@@ -168,9 +168,9 @@ Attention = Annotated[
     str,
     typer.Option(
         "--attention",
-        metavar="auto|xformers|sdpa",
-        autocompletion=completing(("auto", "xformers", "sdpa")),
-        help="Kernels for attention through the cache; auto is sdpa, torch's own.",
+        metavar="auto|triton|xformers|sdpa",
+        autocompletion=completing(("auto", "triton", "xformers", "sdpa")),
+        help="Kernels for attention through the cache; auto is triton on a GPU, else sdpa.",
         rich_help_panel=_WITH,
     ),
 ]

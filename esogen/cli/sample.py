@@ -246,7 +246,10 @@ def _load(job: Job, ranks: Ranks, console: Console) -> Run:
     with options.flags_named():
         device = ranks.device(job.device, job.places)
         lm = load(job.model, device=device, dtype=job.dtype, attention=job.attention)
-        return Run(job, lm, job.settings(lm))
+        run = Run(job, lm, job.settings(lm))
+    for note in lm.notes:
+        console.say(note)
+    return run
 
 
 def _make(run: Run, texts: range, writer: Writer, traced: Recording, who: Audience) -> Made:

@@ -54,7 +54,12 @@ class Session:
         capacity = network.config.model_length
         self._lm = lm
         self._cache = KVCache(
-            network.config, 1, capacity, device=self.engine.device, dtype=dtype, kernel=lm.kernel
+            network.config,
+            1,
+            capacity,
+            device=self.engine.device,
+            dtype=dtype,
+            kernel=lm.kernels.whole,
         )
         self._aside: dict[int, Tensor] = {}
         self._sample = 0

@@ -6,7 +6,7 @@ rows have ended.
 Shapes: B rows still running, L positions, K tokens of this step, D model width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,14 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esogen.generate.draw import Drawn, DrawSettings, draw
+from esogen.generate.draw import Draw, Drawn, DrawSettings, draw
 from esogen.generate.plan import Plan
 from esogen.model.attention import Dense
 from esogen.model.cache import KVCache
 from esogen.model.network import Network, hidden_after_bos, with_bos
 
-CHUNK = 2**18
-"""Logits in memory at once, at most: rows of a wide step are decided in parts of this size."""
+CHUNK: Mapping[str, int] = {"cpu": 2**18, "cuda": 2**28}
+"""Logits in memory at once, at most, by kind of device: the rows of a wide step are decided in
+parts of this size, which stay in a CPU's caches and fill a GPU (1 GiB in float32)."""
 
 END_CHECK_INTERVAL = 8
 """Sequential steps between two looks for rows that have ended; no result depends on it."""
@@ -145,11 +146,13 @@ def denoise(
     settings: DrawSettings,
     *,
     end_of_text: int | None = None,
+    drawing: Draw = draw,
 ) -> Iterator[Step]:
     """Carry out `plan`, yielding each step's decisions; `progress` moves along.
 
-    With `end_of_text`, a row leaves in the sequential phase once its first end-of-text has no
-    undecided position before it; the run ends when no row is left.
+    `drawing` is `draw`, or a kernel that must equal it. With `end_of_text`, a row leaves in the
+    sequential phase once its first end-of-text has no undecided position before it; the run ends
+    when no row is left.
     """
     decided, fresh = plan.given, plan.given
     for index, count in enumerate(plan.counts_S.tolist()):
@@ -161,20 +164,29 @@ def denoise(
         hidden_BKD = calls(progress, decided, fresh, count)
         positions_BK = progress.order_BL[:, decided : decided + count]
         uniforms_BK = progress.uniforms_BL.gather(1, positions_BK)
-        tokens_BK, log_probs_BK = _decide(network, hidden_BKD, uniforms_BK, settings)
+        tokens_BK, log_probs_BK = _decide(network, hidden_BKD, uniforms_BK, settings, drawing)
         progress.canvas_BL.scatter_(1, positions_BK, tokens_BK)
         decided, fresh = decided + count, count
         yield Step(index, sequential, progress.rows, positions_BK, tokens_BK, log_probs_BK)
 
 
+def chunk_rows(network: Network, hidden: Tensor) -> int:
+    """How many rows of hidden states go through output layer and draw at once."""
+    return max(1, CHUNK[hidden.device.type] // network.config.vocab_size)
+
+
 def _decide(
-    network: Network, hidden_BKD: Tensor, uniforms_BK: Tensor, settings: DrawSettings
+    network: Network,
+    hidden_BKD: Tensor,
+    uniforms_BK: Tensor,
+    settings: DrawSettings,
+    drawing: Draw,
 ) -> Drawn:
     """Output layer and draw of one step, a chunk of its tokens at a time."""
-    rows = max(1, CHUNK // network.config.vocab_size)
+    rows = chunk_rows(network, hidden_BKD)
     hidden = torch.split(hidden_BKD.flatten(0, 1), rows)
     uniforms = torch.split(uniforms_BK.flatten(), rows)
-    parts = [draw(network.logits(h), u, settings) for h, u in zip(hidden, uniforms, strict=True)]
+    parts = [drawing(network.logits(h), u, settings) for h, u in zip(hidden, uniforms, strict=True)]
     tokens, log_probs = (torch.cat(part) for part in zip(*parts, strict=True))
     return Drawn(tokens.view_as(uniforms_BK), log_probs.view_as(uniforms_BK))
 

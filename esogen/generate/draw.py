@@ -7,6 +7,7 @@ itself runs in float64, so that a long tail is not bent.
 Shapes: K tokens of this step, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,6 +45,10 @@ class Drawn(NamedTuple):
     log_probs: Tensor
 
 
+Draw = Callable[[Tensor, Tensor, DrawSettings], Drawn]
+"""A way of drawing; see `draw`, which every other one must equal."""
+
+
 def draw(logits_KV: Tensor, uniforms_K: Tensor, settings: DrawSettings) -> Drawn:
     """Draw one token per row from logits `[..., V]` with uniforms `[...]` in [0, 1).
 
@@ -54,6 +59,44 @@ def draw(logits_KV: Tensor, uniforms_K: Tensor, settings: DrawSettings) -> Drawn
     probs_KV = tempered(log_probs_KV, settings.temperature)
     tokens_K1 = _search(_shaped(probs_KV, settings), uniforms_K)
     return Drawn(tokens_K1[..., 0], log_probs_KV.gather(-1, tokens_K1)[..., 0])
+
+
+class Drawing(NamedTuple):
+    """What draws, and why it is not the usual, where it is not."""
+
+    by: Draw
+    note: str | None = None
+
+
+def choose_draw(device: torch.device) -> Drawing:
+    """What draws on `device`: on a GPU a Triton kernel, if that draws what `draw` does."""
+    if device.type != "cuda":
+        return Drawing(draw)
+    try:
+        from esogen.generate import draw_kernel
+
+        return Drawing(checked(draw_kernel.draw, device))
+    except Exception as error:  # compilers fail in many ways
+        return Drawing(draw, f"tokens are drawn by sorting ({type(error).__name__}: {error})")
+
+
+def checked(drawn_by: Draw, device: torch.device) -> Draw:
+    """The same, after it has drawn as `draw` does from a few rows of logits.
+
+    The uniforms lie in the middle of intervals. Raises `RuntimeError` where it has not.
+    """
+    settings = DrawSettings(top_p=0.9)
+    logits_KV = torch.randn(8, 3000, generator=torch.Generator().manual_seed(0)) * 3
+    cdf_KV = shape(logits_KV.log_softmax(-1), settings).cumsum(-1, dtype=torch.float64)
+    cdf_KV /= cdf_KV[:, -1:]
+    wanted_K = torch.searchsorted(cdf_KV, torch.linspace(0.05, 0.95, 8)[:, None].double())
+    middles_K1 = (cdf_KV.gather(1, wanted_K) + cdf_KV.gather(1, wanted_K - 1)) / 2
+    drawn = drawn_by(logits_KV.to(device), middles_K1[:, 0].to(device), settings)
+    expected = draw(logits_KV, middles_K1[:, 0], settings)
+    apart = (drawn.log_probs.cpu() - expected.log_probs).abs().max().item()
+    if (drawn.tokens.cpu() != expected.tokens).any() or not apart < 1e-5:
+        raise RuntimeError("it draws otherwise than the reference")
+    return drawn_by
 
 
 def shape(log_probs_KV: Tensor, settings: DrawSettings) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esogen.generate.denoise import CHUNK, Step
+from esogen.generate.denoise import Step, chunk_rows
 from esogen.generate.draw import Drawn, DrawSettings, draw
 from esogen.generate.plan import Plan
 from esogen.generate.verify import Agreement, compare_draws
@@ -284,7 +284,7 @@ def decide(
 
     Log-probabilities are the model's own, over the whole vocabulary.
     """
-    rows = max(1, CHUNK // network.config.vocab_size)
+    rows = chunk_rows(network, hidden_MD)
     columns = (torch.split(column, rows) for column in (hidden_MD, uniforms_M, kinds_M))
     drawn = []
     for hidden, uniforms, kinds in zip(*columns, strict=True):

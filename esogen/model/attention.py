@@ -1,11 +1,13 @@
 """Attention over queries, keys and values: one signature, computed by torch or by xformers.
 
 torch's own is the reference, the only one on a CPU and the one that training uses; xformers'
-kernels can be chosen for sampling on a GPU.
+kernels can be chosen for sampling on a GPU. Steps that are recorded and replayed there need
+lengths on the device, and so a kernel with a signature of its own: Triton's.
 
-Shapes: B rows, L queries, M keys, N heads, H head width.
+Shapes: B rows, L queries, M keys, P places of a cache, N heads, H head width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +32,14 @@ class Kernel(Protocol):
     ) -> Tensor:
         """Return the output `[B, L, N, H]`."""
         ...
+
+
+StepKernel = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Attention of one step through a cache whose lengths are on the device.
+
+From `q_BLNH`, `k_BPNH`, `v_BPNH` and `stands_B` the output `[B, L, N, H]`: query j of row b sees
+the places `0 .. stands_B[b] + j`, its own key among them.
+"""
 
 
 class Attend(Protocol):
@@ -82,6 +92,31 @@ def xformers_attention() -> Kernel:
         return out
 
     return kernel
+
+
+def triton_attention() -> StepKernel:
+    """Triton's attention of a step; raises `ImportError` where there is no Triton."""
+    from esogen.model.step_kernel import step_attention
+
+    return step_attention
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What attends: `whole` in calls whose lengths the host knows, `step` in recorded steps.
+
+    Without `step` nothing is recorded. `word`: what somebody asked for by that word, if it is
+    not torch's own; `note`: why it is not the usual, where it is not.
+    """
+
+    whole: Kernel = attention
+    step: StepKernel | None = None
+    word: str | None = None
+    note: str | None = None
+
+
+SDPA = Kernels()
+"""torch's own, everywhere."""
 
 
 def _bias(mask: Tensor, q_BLNH: Tensor) -> Tensor:

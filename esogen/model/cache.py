@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esogen.model.attention import Kernel, attention
+from esogen.model.attention import Kernel, StepKernel, attention
 from esogen.model.config import ModelConfig
 
 
@@ -127,10 +127,34 @@ class CachedAttend:
         return kernel(q_BLNH, k_BMNH, v_BMNH, self._mask, causal=self._causal)
 
 
+class StepAttend:
+    """One call through a cache as `CachedAttend`, with `stands_B` tokens standing in each row.
+
+    The numbers are on the device and are read when the kernels run, so that the call can be
+    recorded once and replayed at other lengths. Whoever calls sees to it that there is room.
+    """
+
+    def __init__(self, cache: KVCache, stands_B: Tensor, width: int, kernel: StepKernel) -> None:
+        self._cache, self._stands_B, self._kernel = cache, stands_B, kernel
+        place_BL = stands_B[:, None] + torch.arange(width, device=cache.device)
+        self._slots = _flat(cache, place_BL)
+
+    def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
+        """Write this layer's keys and values behind what stands, then attend over all of it."""
+        self._cache.write(layer, self._slots, k_BLNH, v_BLNH)
+        k_BPNH, v_BPNH = self._cache.read(layer, self._cache.capacity)
+        return self._kernel(q_BLNH, k_BPNH, v_BPNH, self._stands_B)
+
+
 def _slots(cache: KVCache, width: int) -> Tensor:
     """Where new tokens go, flat `[B * L]` over rows and places."""
+    return _flat(cache, _places(cache, width))
+
+
+def _flat(cache: KVCache, place_BL: Tensor) -> Tensor:
+    """Places of every row, `[B or 1, L]`, as indices `[B * L]` over rows and places."""
     first_B1 = torch.arange(len(cache.lengths_B), device=cache.device)[:, None] * cache.capacity
-    return (_places(cache, width) + first_B1).flatten()
+    return (place_BL + first_B1).flatten()
 
 
 def _places(cache: KVCache, width: int) -> Tensor:

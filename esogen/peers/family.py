@@ -4,14 +4,18 @@ import numpy as np
 
 from esogen.errors import UsageError
 from esogen.generate import denoise
+from esogen.generate.captured import CapturedCalls, CudaGraphs
 from esogen.generate.denoise import Calls
 from esogen.generate.plan import Plan, Positions, ScheduleSettings, make_plan
-from esogen.model.attention import Kernel, attention
+from esogen.model.attention import SDPA, Kernel, Kernels
 from esogen.model.cache import KVCache
-from esogen.model.config import ModelConfig
+from esogen.model.config import Family, ModelConfig
 from esogen.model.network import Network
 from esogen.peers import ar, bd3lm, esolm_a
 from esogen.peers.mdlm import WholeTextCalls
+
+RECORDED: tuple[Family, ...] = ("esolm-b", "ar")
+"""The families whose steps are recorded where a kernel for them is given: causal in their order."""
 
 
 def plan_for(
@@ -42,23 +46,37 @@ def plan_for(
     return bd3lm.shuffled_in_blocks(plan, seed, samples, config.block_size)
 
 
-def calls_for(network: Network, plan: Plan, *, cached: bool, kernel: Kernel = attention) -> Calls:
-    """Fresh calls for a run of `plan`, with the family's KV cache, attended by `kernel`, or not."""
-    family, prefix = network.config.family, esolm_a.prefix_length(plan)
-    if family == "mdlm":
+def calls_for(network: Network, plan: Plan, *, cached: bool, kernels: Kernels = SDPA) -> Calls:
+    """Fresh calls for a run of `plan`, with the family's KV cache and these kernels, or not."""
+    prefix = esolm_a.prefix_length(plan)
+    if network.config.family == "mdlm":
         return WholeTextCalls(network)
-    if not cached:
-        return _uncached(network, prefix)
-    cache = _cache(network, plan, kernel)
+    return _cached(network, plan, prefix, kernels) if cached else _uncached(network, prefix)
+
+
+def _cached(network: Network, plan: Plan, prefix: int, kernels: Kernels) -> Calls:
+    cache = _cache(network, plan, kernels.whole)
+    family = network.config.family
     match family:
         case "esolm-a":
             return esolm_a.CachedCalls(network, cache, prefix)
         case "bd3lm":
             return bd3lm.CachedCalls(network, cache)
         case "ar":
-            return ar.CachedCalls(network, cache)
+            calls: Calls = ar.CachedCalls(network, cache)
         case _:
-            return denoise.CachedCalls(network, cache)
+            calls = denoise.CachedCalls(network, cache)
+    if kernels.step is None:
+        return calls
+    return CapturedCalls(
+        calls,
+        network,
+        cache,
+        plan,
+        kernel=kernels.step,
+        record=CudaGraphs(cache.device),
+        with_masks=family == "esolm-b",
+    )
 
 
 WIDTHS_OF_A_TOKEN = 16
