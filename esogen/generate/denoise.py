@@ -6,7 +6,7 @@ rows have ended.
 Shapes: B rows still running, L positions, K tokens of this step, D model width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,9 @@ from esogen.model.network import Network, hidden_after_bos, with_bos
 
 CHUNK = 2**18
 """Logits in memory at once, at most: rows of a wide step are decided in parts of this size."""
+
+Draw = Callable[[Tensor, Tensor, DrawSettings], Drawn]
+"""Logits `[K, V]` and uniforms `[K]` to tokens; see `draw`."""
 
 END_CHECK_INTERVAL = 8
 """Sequential steps between two looks for rows that have ended; no result depends on it."""
@@ -145,11 +148,13 @@ def denoise(
     settings: DrawSettings,
     *,
     end_of_text: int | None = None,
+    drawing: Draw = draw,
 ) -> Iterator[Step]:
     """Carry out `plan`, yielding each step's decisions; `progress` moves along.
 
     With `end_of_text`, a row leaves in the sequential phase once its first end-of-text has no
-    undecided position before it; the run ends when no row is left.
+    undecided position before it; the run ends when no row is left. `drawing` can be another
+    function than `draw`, as where the network is to be timed without it.
     """
     decided, fresh = plan.given, plan.given
     for index, count in enumerate(plan.counts_S.tolist()):
@@ -161,20 +166,24 @@ def denoise(
         hidden_BKD = calls(progress, decided, fresh, count)
         positions_BK = progress.order_BL[:, decided : decided + count]
         uniforms_BK = progress.uniforms_BL.gather(1, positions_BK)
-        tokens_BK, log_probs_BK = _decide(network, hidden_BKD, uniforms_BK, settings)
+        tokens_BK, log_probs_BK = _decide(network, hidden_BKD, uniforms_BK, settings, drawing)
         progress.canvas_BL.scatter_(1, positions_BK, tokens_BK)
         decided, fresh = decided + count, count
         yield Step(index, sequential, progress.rows, positions_BK, tokens_BK, log_probs_BK)
 
 
 def _decide(
-    network: Network, hidden_BKD: Tensor, uniforms_BK: Tensor, settings: DrawSettings
+    network: Network,
+    hidden_BKD: Tensor,
+    uniforms_BK: Tensor,
+    settings: DrawSettings,
+    drawing: Draw,
 ) -> Drawn:
     """Output layer and draw of one step, a chunk of its tokens at a time."""
     rows = max(1, CHUNK // network.config.vocab_size)
     hidden = torch.split(hidden_BKD.flatten(0, 1), rows)
     uniforms = torch.split(uniforms_BK.flatten(), rows)
-    parts = [draw(network.logits(h), u, settings) for h, u in zip(hidden, uniforms, strict=True)]
+    parts = [drawing(network.logits(h), u, settings) for h, u in zip(hidden, uniforms, strict=True)]
     tokens, log_probs = (torch.cat(part) for part in zip(*parts, strict=True))
     return Drawn(tokens.view_as(uniforms_BK), log_probs.view_as(uniforms_BK))
 
