@@ -29,6 +29,7 @@ def check(path: Path) -> None:
 
 def plot(records: Sequence[Record], path: Path, title: str) -> None:
     """Draw the picture into `path`; raises `OSError` where it cannot be written."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
@@ -45,7 +46,8 @@ def plot(records: Sequence[Record], path: Path, title: str) -> None:
     _label(time, "length, tokens", "seconds a batch")
     _label(speed, "batch, texts", "tokens/s, drawing included")
     figure.suptitle(title)
-    with replacing(path.resolve()) as scratch:
+    # Words stay words in an .svg: smaller than outlines, and they can be searched for.
+    with replacing(path.resolve()) as scratch, rc_context({"svg.fonttype": "none"}):
         figure.savefig(scratch, format=path.suffix[1:].lower())
 
 

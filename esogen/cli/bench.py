@@ -61,6 +61,8 @@ def bench(
         pictures.check(plot)
     if size and model:
         raise UsageError("--size is for random weights, and --model is given; leave out one")
+    if mdlm_steps and not paper:
+        raise UsageError("--mdlm-steps is for --paper; leave it out")
     grid = Grid(
         _values(family),
         _values(length),
@@ -165,15 +167,15 @@ def _measure(run: _Run, table: Table, console: Console) -> None:
     try:
         with options.flags_named():
             run.bench = Bench(run.setup, console.status)
-        for found in run.bench.rows(run.cases):
-            if isinstance(found, NoRoom):
-                console.report(str(found))
-                continue
-            rows[found.case] = found
-            point = run.points.get(found.case)
-            run.records.append(found.record() | (point.beside(rows) if point else {}))
-            console.clear()
-            table.add(run.records[-1])
+            for found in run.bench.rows(run.cases):
+                if isinstance(found, NoRoom):
+                    console.report(str(found))
+                    continue
+                rows[found.case] = found
+                point = run.points.get(found.case)
+                run.records.append(found.record() | (point.beside(rows) if point else {}))
+                console.clear()
+                table.add(run.records[-1])
     except KeyboardInterrupt:
         run.interrupted = True
     console.clear()
