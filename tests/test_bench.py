@@ -199,14 +199,15 @@ def test_memory_holds_the_cache_also_where_a_larger_run_was_before() -> None:
         assert peak.bytes > weights + 0.9 * cache
 
 
-def test_random_logits_are_as_open_as_a_trained_models() -> None:
+def test_random_weights_are_neither_flat_nor_zero() -> None:
     config = replace(sized("small", "esolm-b", None), hidden_size=128, n_heads=2, n_blocks=1)
     network = random_network(config, CPU, torch.float32)
-    hidden = torch.randn(4, 128, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
     log_probs = network.logits(hidden).log_softmax(-1)[..., :-1]
     entropy = -(log_probs.exp() * log_probs).sum(-1)
-    assert 3.5 < entropy.min() < entropy.max() < 6.5
-    assert all((tensor != 0).any() for tensor in network.state_dict().values())
+    assert 5 < entropy.mean() < 6
+    matrices = [tensor for tensor in network.state_dict().values() if tensor.ndim == 2]
+    assert all((matrix != 0).all(-1).any() for matrix in matrices)
 
 
 def test_the_stopwatch_of_a_gpu_waits_only_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ SUFFIXES = (".svg", ".png", ".pdf")
 INSTALL = "pip install 'esogen[plot]'"
 
 Record = Mapping[str, Any]
-_TOLD_APART = ("name", "length", "steps", "alpha_0", "batch_size")
+_TOLD_APART = ("length", "steps", "alpha_0", "batch_size")
 _WORDS = {"batch_size": "batch"}
 
 
@@ -43,8 +43,9 @@ def plot(records: Sequence[Record], path: Path, title: str) -> None:
     for name, points in series(records, "batch_size").items():
         speeds = [point["tokens_per_second"] for point in points]
         speed.plot([point["batch_size"] for point in points], speeds, marker="o", label=name)
-    _label(time, "length, tokens", "seconds a batch")
-    _label(speed, "batch, texts", "tokens/s, drawing included")
+    _label(time, "length, tokens", "seconds a batch", [record["length"] for record in records])
+    batches = [record["batch_size"] for record in records]
+    _label(speed, "batch, texts", "tokens/s, drawing included", batches)
     figure.suptitle(title)
     # Words stay words in an .svg: smaller than outlines, and they can be searched for.
     with replacing(path.resolve()) as scratch, rc_context({"svg.fonttype": "none"}):
@@ -53,32 +54,27 @@ def plot(records: Sequence[Record], path: Path, title: str) -> None:
 
 def series(records: Sequence[Record], along: str) -> dict[str, list[Record]]:
     """Records that differ in `along` only, by a name made of what tells the series apart."""
-    apart = [name for name in _TOLD_APART if name not in (along, "name")]
-    if along == "length" and _follows(records, "steps", along):
-        apart.remove("steps")
-    varied = [name for name in apart if len({record[name] for record in records}) > 1]
     found: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: record[along]):
-        words = [
-            f"{_WORDS.get(name, name)} {record[name]}"
-            for name in varied
-            if record[name] is not None
-        ]
+        alike = [other for other in records if other["name"] == record["name"]]
+        told = [key for key in _TOLD_APART if key != along and _varies(alike, key)]
+        words = [f"{_WORDS.get(key, key)} {record[key]}" for key in told]
         found.setdefault(", ".join([record["name"], *words]), []).append(record)
     return found
 
 
-def _follows(records: Sequence[Record], name: str, along: str) -> bool:
-    """Whether `along` says all that `name` does."""
-    return all(
-        a[name] == b[name]
-        for a in records
-        for b in records
-        if (a["name"], a[along]) == (b["name"], b[along])
-    )
+def _varies(records: Sequence[Record], key: str) -> bool:
+    """Whether `key` has several values; steps that follow the length are told by it."""
+    if key == "steps":
+        return len({(row["length"], row[key]) for row in records}) > len(
+            {row["length"] for row in records}
+        )
+    return len({row[key] for row in records}) > 1
 
 
-def _label(axes: "Axes", across: str, up: str) -> None:
+def _label(axes: "Axes", across: str, up: str, measured: Sequence[int]) -> None:
     axes.set(xscale="log", yscale="log", xlabel=across, ylabel=up)
+    axes.set_xticks(sorted(set(measured)), [str(value) for value in sorted(set(measured))])
+    axes.set_xticks([], minor=True)
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend(fontsize="small")

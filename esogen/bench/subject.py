@@ -24,8 +24,8 @@ from esogen.peers.family import calls_for, plan_for
 
 SEED = 0
 LOGIT_SPREAD = 3.5
-"""Standard deviation of random logits: 50 000 tokens are then about as open as a trained model
-leaves them, 5 nats, and a nucleus is about as long."""
+"""Standard deviation of random logits: 50 000 tokens then have an entropy of 5 to 6 nats, and a
+nucleus some thousands, not nearly all, of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +91,7 @@ def whole_plan(config: ModelConfig, case: Case) -> Plan:
 
 
 def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Network:
-    """Fresh weights, folded as those of a checkpoint are; none of them zero.
+    """Fresh weights, folded as those of a checkpoint are, with no matrix of zeros.
 
     A GPU draws less power multiplying by zeros, and so runs faster than it would.
     """
@@ -100,7 +100,7 @@ def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype
         network = Network(config)
     initialise(network, generator)
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
+        for name, parameter in network.blocks.named_parameters():
             if "adaLN_modulation" in name:
                 parameter.normal_(std=0.3, generator=generator)
         spread = LOGIT_SPREAD / math.sqrt(config.hidden_size)
