@@ -31,10 +31,6 @@ class Spread(NamedTuple):
         """The spread of at least one value."""
         return cls(float(median(values)), min(values), max(values))
 
-    def scaled(self, factor: float) -> "Spread":
-        """All three times `factor`."""
-        return Spread(*(factor * value for value in self))
-
 
 @dataclass(slots=True)
 class Stopwatch:

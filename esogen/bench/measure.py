@@ -94,7 +94,13 @@ class Bench:
         self._setup, self._tell = setup, tell
         self.device = choose_device(setup.device)
         tell("measuring how fast the device copies ...")
-        self.bandwidth = copy_bandwidth(self.device)
+        try:
+            self.bandwidth = copy_bandwidth(self.device)
+        except torch.OutOfMemoryError as error:
+            raise EsogenError(
+                f"{self.device} has too little free memory to measure how fast it copies;"
+                " end what else runs there, or choose another --device"
+            ) from error
 
     def rows(self, cases: Sequence[Case]) -> Iterator[Row | NoRoom]:
         """Measure one case after the other; those of one network best stand together."""
@@ -135,8 +141,8 @@ class Bench:
             whole.nfe,
             plan.nfe,
             case.batch_size * int(whole.counts_S.sum()),
-            Spread.of([run.whole for run in wholes]).scaled(longer),
-            Spread.of([run.whole for run in forwards]).scaled(longer) if forwards else None,
+            Spread.of([run.stretched(longer) for run in wholes]),
+            Spread.of([run.stretched(longer) for run in forwards]) if forwards else None,
             (float(np.median(steps)), float(np.percentile(steps, 95))),
             peak.bytes,
             moved / self.bandwidth,
@@ -164,6 +170,10 @@ class _Timed:
 
     whole: float
     steps: list[float]
+
+    def stretched(self, factor: float) -> float:
+        """Seconds of a run with so many times the steps."""
+        return self.whole + (factor - 1) * sum(self.steps)
 
 
 def _timed(subject: Subject, case: Case, plan: Plan, *, drawing: bool) -> _Timed:
