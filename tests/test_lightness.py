@@ -52,6 +52,7 @@ def test_import_esogen_imports_nothing_but_itself() -> None:
         ["train", "--help"],
         ["models", "pull", "--help"],
         ["doctor", "--help"],
+        ["bench", "--help"],
     ],
 )
 def test_help_imports_no_heavy_package(words: list[str]) -> None:

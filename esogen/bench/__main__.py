@@ -2,15 +2,12 @@
 
 import argparse
 import json
-import platform
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.metadata import version
-
-import torch
 
 from esogen.bench.figures import Figure
 from esogen.bench.loading import loading
+from esogen.bench.machine import machine
 from esogen.bench.memory import peak_memory
 from esogen.bench.processes import cold_sample, help_time
 from esogen.bench.sampling import cached_against_uncached, share_of_drawing
@@ -66,17 +63,6 @@ def _of_model(only: str, model: str, rounds: int) -> Iterator[Figure]:
     if "view".startswith(only):
         lm = load(model, device="cpu", dtype="fp32")
         yield from (view_overhead(lm, rows, n) for rows, n in ((1, 8 * rounds), (16, rounds)))
-
-
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "esogen": version("esogen"),
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
-    }
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """Loading a checkpoint of the published size: against reading its bytes, and in private memory."""
 
-import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,23 +10,22 @@ from pathlib import Path
 
 import torch
 
+from esogen.bench.cases import SIZES
 from esogen.bench.figures import Figure, interleaved
+from esogen.bench.floor import weight_bytes
+from esogen.bench.gauges import private_bytes, private_peak
 from esogen.checkpoint.config_file import Card, read_config, write_config
 from esogen.checkpoint.resolve import CONFIG, WEIGHTS
 from esogen.checkpoint.weights import build, read_tensors, write_weights
 from esogen.model.config import ModelConfig
 from esogen.model.network import Network
 
-SMALL = ModelConfig("esolm-b", 50258, 1024, 768, 12, 12, 128)
-"""The published size: 170 million parameters, 680 MB in float32."""
-
 _CPU = torch.device("cpu")
-_PAUSE = 0.0005
 
 
 def loading(rounds: int) -> Iterator[Figure]:
     """Time and private memory of opening such a file in float32 on the CPU, folded."""
-    with written(SMALL) as folder:
+    with written(SIZES["small"]) as folder:
         ratio, spread = interleaved(lambda: _load(folder), lambda: _read(folder), rounds)
         name = "loading 170 M parameters, warm / reading the bytes and copying them once"
         yield Figure(name, ratio, spread, most=1.3)
@@ -91,30 +88,12 @@ def _read(folder: Path) -> float:
 
 
 def _measure(folder: Path, dtype: torch.dtype) -> float:
-    """In a process of its own: private pages, looked at all the while."""
-    before, peak, done = _private(), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.is_set():
-            peak = max(peak, _private())
-            time.sleep(_PAUSE)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    network = _open(folder, dtype)
-    done.set()
-    watcher.join()
-    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    """In a process of its own: the peak of private pages."""
+    before = private_bytes()
+    with private_peak() as peak:
+        network = _open(folder, dtype)
     largest = 4 * max(tensor.numel() for tensor in network.state_dict().values())
-    return float(max(peak, _private()) - before) / float(weights + largest)
-
-
-def _private() -> int:
-    """Bytes of this process that no file backs; Linux only."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+    return float((peak.bytes or 0) - before) / float(weight_bytes(network) + largest)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from esogen.bench.figures import Figure
+from esogen.bench.floor import weight_bytes
 from esogen.bench.sampling import LENGTH, STEPS
 from esogen.checkpoint.resolve import resolve
 from esogen.language_model import load
@@ -17,8 +18,7 @@ def peak_memory(model: str) -> Figure:
         for _ in lm.sample(length=LENGTH, steps=STEPS, seed=0, raw=True):
             pass
     network = lm.checkpoint.network
-    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    needed = weights + KVCache(network.config, 1, LENGTH).bytes
+    needed = weight_bytes(network) + KVCache(network.config, 1, LENGTH).bytes
     file = resolve(model).weights
     ratio = peak_bytes(recorded, mapped=file.stat().st_size) / needed
     name = f"peak tensor memory / (weights + cache), length {LENGTH}, {STEPS} steps, batch 1"

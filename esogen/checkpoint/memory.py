@@ -62,7 +62,7 @@ class Room:
             try:
                 made = run(part)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._halve(len(part), error)
                 rest = chain(part, rest)
@@ -79,7 +79,7 @@ class Room:
         self.told(f"too little memory for {tried} {self.what} at once; going on with {self.rows}")
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; that of torch on a CPU has no kind of error of its own."""
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; of torch on a CPU that is an error without a kind of its own."""
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or "can't allocate memory" in str(error)

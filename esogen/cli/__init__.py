@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _greet(words: Sequence[str]) -> None:
     """Put something on the terminal at once: what follows is imported first, and takes seconds."""
     silent = _COMPLETION in os.environ or {"-h", "--help", "--quiet"} & {*words}
-    if words[:1] in (["sample"], ["infill"], ["score"], ["train"]) and not silent and _first():
+    quick = words[:1] not in (["sample"], ["infill"], ["score"], ["train"], ["bench"])
+    if not (quick or silent) and _first():
         Console.stderr().status("starting ...")
 
 

@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, str] = {
     "score": "Tell how likely texts are, word by word.",
     "train": "Train a model on text files, or train one further.",
     "models": "List, show, download, remove, import, export models.",
+    "bench": "Measure how fast texts are sampled, beside the other families.",
     "doctor": "Say what this machine can do, what is missing, and the command that mends it.",
 }
 """Each is a function or a group of that name in the module of that name, and says this first."""

@@ -150,9 +150,9 @@ def denoise(
 ) -> Iterator[Step]:
     """Carry out `plan`, yielding each step's decisions; `progress` moves along.
 
-    `drawing` is `draw`, or a kernel that must equal it. With `end_of_text`, a row leaves in the
-    sequential phase once its first end-of-text has no undecided position before it; the run ends
-    when no row is left.
+    `drawing` is `draw`, or a kernel that must equal it, or nothing, where the network alone is
+    timed. With `end_of_text`, a row leaves in the sequential phase once its first end-of-text has
+    no undecided position before it; the run ends when no row is left.
     """
     decided, fresh = plan.given, plan.given
     for index, count in enumerate(plan.counts_S.tolist()):

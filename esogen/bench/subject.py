@@ -1,0 +1,117 @@
+"""The network that is measured, where it runs, and its runs."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from esogen.bench.cases import Case, Setup, sized
+from esogen.checkpoint.folder import open_checkpoint
+from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
+from esogen.checkpoint.weights import build
+from esogen.generate.denoise import Step, denoise, start
+from esogen.generate.draw import Draw, Drawn, DrawSettings, choose_draw
+from esogen.generate.plan import Plan, ScheduleSettings
+from esogen.generate.streams import token_uniforms
+from esogen.model.attention import Kernels
+from esogen.model.config import Family, ModelConfig
+from esogen.model.families import ALPHA_0
+from esogen.model.network import Network, initialise
+from esogen.peers.family import RECORDED, calls_for, plan_for
+
+SEED = 0
+LOGIT_SPREAD = 3.5
+"""Standard deviation of random logits: 50 000 tokens then have an entropy of 5 to 6 nats, and a
+nucleus of 0.9 holds about a thousand, not nearly all, of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """A network on its device, and how its tokens are drawn."""
+
+    network: Network
+    kernels: Kernels
+    draw: DrawSettings
+    draws: Draw
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.vocab_embed.embedding.device
+
+    def serves(self, case: Case) -> bool:
+        """Whether this is the network of a case."""
+        config = self.network.config
+        return (config.family, config.block_size) == (case.family, case.block_size or 1)
+
+    def plan(self, case: Case) -> Plan:
+        """The plan of a batch, cut after `timed_steps`."""
+        plan = whole_plan(self.network.config, case)
+        steps = plan.nfe if case.timed_steps is None else min(plan.nfe, case.timed_steps)
+        return replace(
+            plan, counts_S=plan.counts_S[:steps], diffusion_steps=min(plan.diffusion_steps, steps)
+        )
+
+    def steps(self, case: Case, plan: Plan, *, drawing: bool = True) -> Iterator[Step]:
+        """A fresh run of `plan`; without `drawing` the network alone, output layer included."""
+        uniforms_BL = [
+            token_uniforms(SEED, row, case.length)[:, 0] for row in range(case.batch_size)
+        ]
+        given_L = np.zeros(case.length, np.int64)  # none of which is read: nothing is given
+        progress = start(self.network, plan, given_L, np.stack(uniforms_BL), self.device)
+        cached = case.kv_cache is not False
+        calls = calls_for(self.network, plan, cached=cached, kernels=self.kernels)
+        how = self.draws if drawing else _undrawn
+        return denoise(self.network, calls, plan, progress, self.draw, drawing=how)
+
+
+def open_subject(setup: Setup, family: Family, block_size: int | None) -> Subject:
+    """The checkpoint, or random weights, on the device and in the precision asked for.
+
+    Raises `UsageError` for a device, precision or attention that is not here.
+    """
+    device = choose_device(setup.device)
+    dtype = choose_dtype(setup.dtype, device)
+    plain = setup.attention == "auto" and family not in RECORDED
+    kernels = choose_attention("sdpa" if plain else setup.attention, device, dtype)
+    if setup.model:
+        network = open_checkpoint(setup.model, device=device, dtype=dtype).network
+    else:
+        network = random_network(sized(setup.size, family, block_size), device, dtype)
+    return Subject(network, kernels, DrawSettings(top_p=setup.top_p), choose_draw(device).by)
+
+
+def whole_plan(config: ModelConfig, case: Case) -> Plan:
+    """The plan of all steps of a batch; nothing is given."""
+    alpha_0 = ALPHA_0.get(case.family, 1.0 if case.alpha_0 is None else case.alpha_0)
+    settings = ScheduleSettings(case.steps or 1, alpha_0, case.schedule or "random")
+    positions = np.arange(case.length)
+    samples = range(case.batch_size)
+    return plan_for(config, settings, SEED, samples, given=positions[:0], blank=positions)
+
+
+def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Network:
+    """Fresh weights, folded as those of a checkpoint are, with no matrix of zeros.
+
+    A GPU draws less power multiplying by zeros, and so runs faster than it would.
+    """
+    generator = torch.Generator(device).manual_seed(SEED)
+    with torch.device(device):
+        network = Network(config)
+    initialise(network, generator)
+    with torch.no_grad():
+        for name, parameter in network.blocks.named_parameters():
+            if "adaLN_modulation" in name:
+                parameter.normal_(std=0.3, generator=generator)
+        spread = LOGIT_SPREAD / math.sqrt(config.hidden_size)
+        network.output_layer.linear.weight.normal_(std=spread, generator=generator)
+    return build(config, network.state_dict(), folded=True, device=device, dtype=dtype)
+
+
+def _undrawn(logits_KV: Tensor, uniforms_K: Tensor, settings: DrawSettings) -> Drawn:
+    """What stands for drawing where the network is timed alone: token 0."""
+    tokens_K = torch.zeros_like(uniforms_K, dtype=torch.int64)
+    return Drawn(tokens_K, torch.zeros_like(uniforms_K, dtype=torch.float32))
