@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from esogen.bench import floor, measure, plot
+from esogen.bench import floor, plot
 from esogen.bench.cases import SIZES, Case, Grid, Setup, sized
 from esogen.bench.gauges import Stopwatch, held_memory
 from esogen.bench.machine import commit
@@ -27,7 +27,7 @@ from esogen.bench.subject import Subject, open_subject, random_network, whole_pl
 from esogen.checkpoint.config_file import CardDefaults
 from esogen.cli import main
 from esogen.generate.denoise import Calls, Progress, Step, denoise
-from esogen.generate.draw import Drawn, DrawSettings, draw
+from esogen.generate.draw import Drawing, Drawn, DrawSettings, draw
 from esogen.generate.plan import ScheduleSettings, make_plan
 from esogen.model.config import Family
 from esogen.peers.family import calls_for
@@ -117,7 +117,7 @@ def test_forward_only_is_the_same_run_without_drawing(monkeypatch: pytest.Monkey
         time.sleep(pause)
         return draw(logits_KV, uniforms_K, settings)
 
-    monkeypatch.setattr("esogen.bench.subject.draw", slow)
+    monkeypatch.setattr("esogen.bench.subject.choose_draw", lambda device: Drawing(slow))
     case = Case("esolm-b", 32, 1, 8, 1.0, "random")
     (row,) = Bench(Setup("tiny", repeats=2), lambda text: None).rows([case])
     assert isinstance(row, Row)
@@ -361,13 +361,6 @@ def test_one_text_that_does_not_fit_is_told_so() -> None:
     assert "for one text; try a smaller --length or" in str(NoRoom(Case("ar", 8), "cuda:0"))
 
 
-def test_torchs_own_words_on_memory_are_known() -> None:
-    with pytest.raises(RuntimeError) as raised:
-        torch.empty(2**60, dtype=torch.uint8)
-    assert measure._is_of_memory(raised.value)
-    assert not measure._is_of_memory(RuntimeError("a defect"))
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -396,7 +389,7 @@ def test_wrong_usage_is_one_line(words: tuple[str, ...], said: str) -> None:
     ("words", "said"),
     [
         (("-L", "99"), "--length is 99;"),
-        (("--family", "ar"), "ar is to be measured, and"),
+        (("--family", "ar"), "the grid has ar, and"),
     ],
 )
 def test_a_checkpoint_takes_its_own_family_and_lengths(

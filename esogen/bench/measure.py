@@ -14,8 +14,8 @@ from esogen.bench.cases import Case, Setup
 from esogen.bench.floor import bytes_moved, copy_bandwidth, weight_bytes
 from esogen.bench.gauges import Spread, Stopwatch, held_memory, wait_for
 from esogen.bench.subject import Subject, open_subject, whole_plan
-from esogen.checkpoint.placement import choose_device
 from esogen.checkpoint.memory import out_of_memory
+from esogen.checkpoint.placement import choose_device
 from esogen.errors import EsogenError
 from esogen.generate.plan import Plan
 

@@ -80,6 +80,6 @@ class Room:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; of torch on a CPU that is an error without a kind of its own."""
+    """Whether an allocation failed; that of torch on a CPU raises no kind of error of its own."""
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or "can't allocate memory" in str(error)

@@ -112,7 +112,7 @@ def _cases(grid: Grid, setup: Setup, console: Console) -> list[Case]:
     for case in cases:
         if (case.family, case.block_size or 1) != (config.family, config.block_size):
             raise UsageError(
-                f"{case.name} is to be measured, and {setup.model} is another model, of the family"
+                f"the grid has {case.name}, and {setup.model} is another model, of the family"
                 f" {config.family}; leave out --model for random weights of any family"
             )
         if case.length > config.model_length:
