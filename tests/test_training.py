@@ -39,6 +39,7 @@ from esogen.model.network import Network, initialise
 from esogen.training.data import (
     Rows,
     batch_indices,
+    encode,
     packed_rows,
     read_documents,
     training_rows,
@@ -121,14 +122,14 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 
 def test_whole_rows_hold_one_text_its_end_and_padding() -> None:
-    rows = whole_rows(["ab", "abcd", "", "abc"], Letters(), 4)
+    rows = whole_rows(encode(["ab", "abcd", "", "abc"], Letters()), END, 4)
     assert rows.ids_RL.tolist() == [[1, 2, END, END], [END] * 4, [1, 2, 3, END]]
     assert rows.counted_R.tolist() == [3, 1, 4]
     assert (rows.bytes, rows.dropped) == (5, 1)
 
 
 def test_packed_rows_hold_all_texts_end_to_end() -> None:
-    rows = packed_rows(["ab", "abcd", "c"], Letters(), 4)
+    rows = packed_rows(encode(["ab", "abcd", "c"], Letters()), 4)
     assert rows.ids_RL.tolist() == [[1, 2, END, 1], [2, 3, 4, END]]
     assert rows.counted_R.tolist() == [4, 4]
     assert (rows.bytes, rows.dropped) == (round(7 * 8 / 10), 0)
@@ -157,8 +158,8 @@ def test_windows_lose_no_token(texts: list[str], length: int) -> None:
 
 
 def test_bytes_are_those_of_utf_8(tiny_tokenizer: Tokenizer) -> None:
-    for lay_out in (whole_rows, windows):
-        assert lay_out(["猫 é"], tiny_tokenizer, 64).bytes == 6
+    assert whole_rows(encode(["猫 é"], tiny_tokenizer), END, 64).bytes == 6
+    assert windows(["猫 é"], tiny_tokenizer, 64).bytes == 6
 
 
 @pytest.mark.parametrize(
@@ -169,8 +170,9 @@ def test_bytes_are_those_of_utf_8(tiny_tokenizer: Tokenizer) -> None:
     ],
 )
 def test_texts_that_make_no_row_are_refused(layout: Any, message: str) -> None:
+    texts = encode(["abc", "abcd"], Letters())
     with pytest.raises(EsogenError, match=message):
-        training_rows(["abc", "abcd"], Letters(), layout, 3 if layout == "whole" else 99)
+        training_rows(texts, END, layout, 3 if layout == "whole" else 99)
 
 
 @given(st.integers(1, 23), st.integers(1, 31), st.integers(0, 3))
@@ -279,7 +281,7 @@ def test_the_average_ramps_up_to_its_decay() -> None:
 
 @pytest.fixture(scope="module")
 def toy_rows(tiny_tokenizer: Tokenizer) -> Rows:
-    return packed_rows(TEXTS * 4, tiny_tokenizer, 16)
+    return packed_rows(encode(TEXTS * 4, tiny_tokenizer), 16)
 
 
 def fresh_trainer(

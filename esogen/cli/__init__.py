@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _greet(words: Sequence[str]) -> None:
     """Put something on the terminal at once: what follows is imported first, and takes seconds."""
     silent = _COMPLETION in os.environ or {"-h", "--help", "--quiet"} & {*words}
-    if words[:1] in (["sample"], ["infill"], ["score"], ["train"]) and not silent:
+    if words[:1] in (["sample"], ["infill"], ["score"], ["train"], ["tokenize"]) and not silent:
         Console.stderr().status("starting ...")
 
 

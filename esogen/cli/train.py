@@ -218,19 +218,28 @@ def _flags_named() -> Iterator[None]:
 def _prepare(job: _Job, card: CardDefaults, place: _Place, console: Console) -> "Run":
     """Read everything, and make the run ready for its next step."""
     console.status("starting ...")
-    from esogen.training.data import read_documents, training_rows, windows
+    from esogen.training.data import encode, joined, read_documents, training_rows, windows
     from esogen.training.loop import Trainer
     from esogen.training.run import Run, claim
+    from esogen.training.shards import is_shard, read_shard
 
     claim(job.folder, resume=job.resume)
     device = place.device()
     console.status("reading the text ...")
-    documents = list(read_documents(job.files))
+    shards = [path for path in job.files if is_shard(path)]
+    documents = list(read_documents(path for path in job.files if path not in shards))
     held_out = list(read_documents([job.valid])) if job.valid else []
-    start = _start(job, documents, device, console)
+    beside = shards[0].with_name(TOKENIZER) if shards else None
+    start = _start(job, beside, documents, device, console)
     length = _length(job, start.network.config)
     console.status("encoding the text ...")
-    rows = training_rows(documents, start.tokenizer, job.settings.layout, length)
+    texts = joined(
+        [
+            *(read_shard(path, start.tokenizer) for path in shards),
+            encode(documents, start.tokenizer),
+        ]
+    )
+    rows = training_rows(texts, start.tokenizer.end_of_text, job.settings.layout, length)
     run = Run(
         Trainer(start.network, rows, job.settings, forward=place.forward(start.network)),
         job.folder,
@@ -246,7 +255,10 @@ def _prepare(job: _Job, card: CardDefaults, place: _Place, console: Console) -> 
     return run
 
 
-def _start(job: _Job, documents: list[str], device: "torch.device", console: Console) -> "Start":
+def _start(
+    job: _Job, beside: Path | None, documents: list[str], device: "torch.device", console: Console
+) -> "Start":
+    """What the run begins with; `beside` is the tokenizer that lies by the first shard."""
     from esogen.training.run import from_model, from_nothing, given_tokenizer, new_tokenizer
 
     if job.init is not None:
@@ -257,7 +269,7 @@ def _start(job: _Job, documents: list[str], device: "torch.device", console: Con
     with _flags_named():
         shape.config(shape.vocab_size)  # told before a tokenizer is trained
     kept = job.folder / TOKENIZER  # a resumed run goes on with the tokenizer it began with
-    if given := job.tokenizer or (kept if job.resume and kept.is_file() else None):
+    if given := job.tokenizer or (kept if job.resume and kept.is_file() else beside):
         tokenizer = given_tokenizer(given, job.shape.get("vocab_size"))
     else:
         console.status("training a tokenizer ...")

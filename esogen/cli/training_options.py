@@ -70,7 +70,8 @@ Files = Annotated[
     typer.Argument(
         metavar="FILE...",
         show_default=False,
-        help="UTF-8 text, plain or .xz; a line <|endoftext|> parts two texts.",
+        help="UTF-8 text, plain or .xz; a line <|endoftext|> parts two texts. Or tokens, as"
+        " esogen tokenize wrote them.",
     ),
 ]
 Output = Annotated[
