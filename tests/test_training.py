@@ -581,15 +581,22 @@ def test_a_full_disk_is_named_and_keeps_what_was_there(
 
 def test_progress_says_loss_speed_and_time_left() -> None:
     meter = Meter(100)
-    meter.line(StepReport(1, 5.0, 1.0, tokens=300, seconds=1.0))
-    line = meter.line(StepReport(2, 4.5, 1.0, tokens=300, seconds=2.0))
+    meter.line(StepReport(1, 5.0, 1.0, tokens=300, seconds=1.0, flops=2e6))
+    line = meter.line(StepReport(2, 4.5, 1.0, tokens=300, seconds=2.0, flops=1e6))
     assert line == "step 2/100 · loss 4.5000 · 200 tokens/s · 2 min left"
+
+
+def test_progress_says_how_much_of_the_device_is_used_where_its_peak_is_known() -> None:
+    meter = Meter(100, peak=4e6)
+    meter.line(StepReport(1, 5.0, 1.0, tokens=300, seconds=1.0, flops=2e6))
+    line = meter.line(StepReport(2, 4.5, 1.0, tokens=300, seconds=2.0, flops=1e6))
+    assert line == "step 2/100 · loss 4.5000 · 200 tokens/s · 25% of peak · 2 min left"
 
 
 def test_a_bar_on_a_terminal_goes_and_what_was_said_stays() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     with on_bar(10, console) as bar:
-        bar.step(StepReport(3, 5.0, 1.0, tokens=300, seconds=1.0))
+        bar.step(StepReport(3, 5.0, 1.0, tokens=300, seconds=1.0, flops=2e6))
         bar.say("step 3 · [red]done[/red]\x1b[2J")
     assert isinstance(console.file, io.StringIO)
     found = console.file.getvalue()
@@ -1037,6 +1044,30 @@ def test_a_second_signal_does_not_wait_for_the_step(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_in_pieces_ends_with_the_weights_of_one_in_one(
+    command: Command, text: Path, tmp_path: Path
+) -> None:
+    words = (text, *SMALL, "--steps=3", "--dropout=0.3", "--alpha-0=0.5")
+    command(*words, "-o", tmp_path / "whole")
+    pieces = (*words, "-o", tmp_path / "pieces", "--minutes=1e-9")
+    for step, resume in ((1, []), (2, ["--resume"])):
+        code, said = command(*pieces, *resume)
+        assert code == 0
+        assert f"the minutes are up after step {step} of 3; add --resume" in said
+    code, said = command(*pieces, "--resume")
+    assert (code, "the minutes are up" in said) == (0, False)
+    whole, found = (load_file(tmp_path / name / STATE) for name in ("whole", "pieces"))
+    assert_same(found, whole)
+
+
+def test_a_kernel_of_the_gpu_is_refused_elsewhere(
+    command: Command, text: Path, tmp_path: Path
+) -> None:
+    code, said = command(text, "-o", tmp_path / "out", *SMALL, "--attention=flex")
+    assert code == 2
+    assert "--attention is 'flex', which is for a network compiled for a GPU" in said
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler warns about itself
 def test_a_compiled_network_trains_alike(command: Command, text: Path, tmp_path: Path) -> None:
@@ -1052,7 +1083,9 @@ def test_a_compiled_network_trains_alike(command: Command, text: Path, tmp_path:
 
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("words", [["--no-compile"], ["--compile"], ["--dtype=fp32"]])
+@pytest.mark.parametrize(
+    "words", [["--no-compile"], ["--compile"], ["--attention=sdpa"], ["--dtype=fp32"]]
+)
 def test_a_gpu_trains(command: Command, text: Path, tmp_path: Path, words: list[str]) -> None:
     words = [*SMALL, "--device=cuda", "--alpha-0=0.5", "--steps=3", "--valid", str(text), *words]
     code, said = command(text, "-o", tmp_path / "out", *words)

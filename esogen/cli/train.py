@@ -1,7 +1,9 @@
 """`esogen train`: train a model on text files, or train one further."""
 
+import math
 import re
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from esogen.model.attention import Attend
     from esogen.model.config import Family, ModelConfig
     from esogen.model.network import Network
     from esogen.training.data import Rows
@@ -64,6 +67,7 @@ def train(
     block_size: options.BlockSize = None,
     bos: options.Bos = None,
     resume: options.Resume = False,
+    minutes: options.Minutes = None,
     save_every: options.SaveEvery = 500,
     save_dtype: options.SaveDtype = "fp32",
     valid_every: options.ValidEvery = 1000,
@@ -74,6 +78,7 @@ def train(
     device: Device = "auto",
     dtype: options.Dtype = "auto",
     compiled: options.Compile = None,
+    attention: options.Attention = "auto",
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model on text files, or train one further.
@@ -82,6 +87,7 @@ def train(
     model.safetensors with the averaged weights. state.safetensors beside them is what --resume
     goes on from. Ctrl-C finishes the step in hand and saves.
     """
+    until = time.monotonic() + (math.inf if minutes is None else 60 * minutes)
     shape = {
         "family": family,
         "vocab_size": vocab_size,
@@ -116,11 +122,11 @@ def train(
         )
     given = {name: value for name, value in shape.items() if value is not None}
     job = _Job(files, valid, output, settings, given, tokenizer, init, bos, resume=resume)
-    place = _Place(device, dtype, save_dtype, compiled)
+    place = _Place(device, dtype, save_dtype, compiled, attention)
     run = _prepare(job, card, place, console)
-    with shown(steps, quiet=quiet) as progress:
+    with shown(steps, quiet=quiet, peak=place.peak()) as progress:
         progress.say(_begins(run))
-        _train(run, place.precision(), progress, _Pace(save_every, valid_every))
+        _train(run, place.precision(), progress, _Pace(save_every, valid_every, until))
         progress.say(_written(run))
 
 
@@ -148,10 +154,11 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Pace:
-    """Steps between two savings, and between two validations."""
+    """Steps between two savings, and between two validations; the moment to stop at."""
 
     save_every: int
     valid_every: int
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +169,7 @@ class _Place:
     dtype_word: str
     save_dtype_word: str
     compiled: bool | None
+    attention: str
 
     def device(self) -> "torch.device":
         """The device trained on."""
@@ -180,6 +188,12 @@ class _Place:
             return nullcontext
         return partial(torch.autocast, device.type, torch.bfloat16)
 
+    def peak(self) -> float | None:
+        """Operations a second that the device can reach in this precision, if that is known."""
+        from esogen.checkpoint.placement import peak_flops
+
+        return None if self.precision() is nullcontext else peak_flops(self.device())
+
     def save_dtype(self) -> "torch.dtype":
         """The precision of the written weights."""
         from esogen.checkpoint.placement import DTYPES
@@ -190,19 +204,44 @@ class _Place:
         """The calls of `network` that the losses are computed with."""
         import torch
 
-        wanted = self.device().type == "cuda" if self.compiled is None else self.compiled
-        if not wanted:
+        on_gpu = self.device().type == "cuda"
+        compiled = on_gpu if self.compiled is None else self.compiled
+        if self.attention == "flex" and not (on_gpu and compiled):
+            raise UsageError(
+                "--attention is 'flex', which is for a network compiled for a GPU;"
+                " leave it out, or give --device cuda --compile"
+            )
+        if not compiled:
             return network
         # The number of hidden tokens differs from batch to batch; the shape of a batch does not.
         logits = torch.compile(network.logits, dynamic=True)
-        return _Compiled(network.config, torch.compile(network.hidden), logits)
+        sparse = on_gpu and self.attention != "sdpa"
+        return _Compiled(network.config, torch.compile(network.hidden), logits, sparse)
 
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
+    """The compiled calls of a network; `sparse`: two halves attend by the block-sparse kernel."""
+
     config: "ModelConfig"
-    hidden: "Callable[..., Tensor]"
+    whole: "Callable[..., Tensor]"
     logits: "Callable[[Tensor], Tensor]"
+    sparse: bool
+
+    def hidden(
+        self,
+        ids_BL: "Tensor",
+        positions_BL: "Tensor",
+        attend: "Attend",
+        wanted: slice = slice(None),
+    ) -> "Tensor":
+        from esogen.model.block_sparse import block_sparse
+        from esogen.model.two_halves import TwoHalves
+
+        if self.sparse and isinstance(attend, TwoHalves):
+            text = ids_BL.shape[1] - attend.masks
+            attend = block_sparse(attend.masks, attend.given, text, ids_BL.device)
+        return self.whole(ids_BL, positions_BL, attend, wanted)
 
 
 @contextmanager
@@ -314,23 +353,29 @@ def _shared_name(model: str) -> str:
 
 
 def _train(run: "Run", precision: "Precision", progress: Progress, pace: _Pace) -> None:
-    """Train to the end, or until a signal; what was reached is saved in both cases."""
-    steps = run.trainer.settings.steps
+    """Train to the end, until the time is up or a signal comes; what was reached is saved."""
+    steps, paused = run.trainer.settings.steps, False
     with _Signals() as signals:
         for report in run.trainer.run(precision):
             progress.step(report)
             if report.step < steps and report.step % pace.valid_every == 0:
                 _validate(run, precision, progress, signals)
-            if signals.stopped:
+            paused = report.step < steps and time.monotonic() >= pace.until
+            if signals.stopped or paused:
                 break
             if report.step < steps and report.step % pace.save_every == 0:
                 run.save()
-        if not signals.stopped:
+        if not (signals.stopped or paused):
             _validate(run, precision, progress, signals)
         run.save()
     if signals.stopped:
         raise Interrupted(
             f"stopped after step {run.trainer.step} of {steps}; {run.folder} holds the state:"
+            " add --resume to the same command to go on"
+        )
+    if paused:
+        progress.say(
+            f"the minutes are up after step {run.trainer.step} of {steps};"
             " add --resume to the same command to go on"
         )
 

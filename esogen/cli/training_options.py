@@ -280,6 +280,16 @@ Resume = Annotated[
         rich_help_panel=_KEPT,
     ),
 ]
+Minutes = Annotated[
+    float | None,
+    _real(
+        "--minutes",
+        _KEPT,
+        "Stop after so long, with everything saved for --resume.",
+        _ABOVE_0,
+        show_default=False,
+    ),
+]
 CardLength = Annotated[
     int | None, _whole("--card-length", _CARD, "Default --length.", show_default=False)
 ]
@@ -311,6 +321,16 @@ Compile = Annotated[
         show_default="on a GPU",
         help="Compile the network: slow to start, then faster.",
         rich_help_panel=_WITH,
+    ),
+]
+Attention = Annotated[
+    str,
+    _word(
+        "--attention",
+        _WITH,
+        "How masks and text in one input attend; flex, a block-sparse kernel, is auto where the"
+        " network is compiled for a GPU.",
+        ("auto", "sdpa", "flex"),
     ),
 ]
 Quiet = Annotated[

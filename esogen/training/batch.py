@@ -22,6 +22,7 @@ from esogen.training.objective import (
     Noise,
     diffusion_loss,
     diffusion_noise,
+    placed,
     sequential_loss,
     sequential_noise,
 )
@@ -68,8 +69,8 @@ class Share:
         """The same share on another device."""
         return replace(
             self,
-            x_BL=self.x_BL.to(device),
-            counted_B=self.counted_B.to(device),
+            x_BL=placed(self.x_BL, device),
+            counted_B=placed(self.counted_B, device),
             noise=self.noise.to(device),
         )
 
