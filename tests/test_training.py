@@ -1084,7 +1084,7 @@ def test_a_compiled_network_trains_alike(command: Command, text: Path, tmp_path:
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "words", [["--no-compile"], ["--compile"], ["--attention=sdpa"], ["--dtype=fp32"]]
+    "words", [["--no-compile"], ["--compile"], ["--attention=flex"], ["--dtype=fp32"]]
 )
 def test_a_gpu_trains(command: Command, text: Path, tmp_path: Path, words: list[str]) -> None:
     words = [*SMALL, "--device=cuda", "--alpha-0=0.5", "--steps=3", "--valid", str(text), *words]

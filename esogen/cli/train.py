@@ -78,7 +78,7 @@ def train(
     device: Device = "auto",
     dtype: options.Dtype = "auto",
     compiled: options.Compile = None,
-    attention: options.Attention = "auto",
+    attention: options.Attention = "sdpa",
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model on text files, or train one further.
@@ -215,8 +215,8 @@ class _Place:
             return network
         # The number of hidden tokens differs from batch to batch; the shape of a batch does not.
         logits = torch.compile(network.logits, dynamic=True)
-        sparse = on_gpu and self.attention != "sdpa"
-        return _Compiled(network.config, torch.compile(network.hidden), logits, sparse)
+        hidden = torch.compile(network.hidden)
+        return _Compiled(network.config, hidden, logits, sparse=self.attention == "flex")
 
 
 @dataclass(frozen=True, slots=True)

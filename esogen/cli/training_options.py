@@ -328,9 +328,9 @@ Attention = Annotated[
     _word(
         "--attention",
         _WITH,
-        "How masks and text in one input attend; flex, a block-sparse kernel, is auto where the"
-        " network is compiled for a GPU.",
-        ("auto", "sdpa", "flex"),
+        "How masks and text in one input attend: in tiles, or by a block-sparse kernel compiled"
+        " for a GPU.",
+        ("sdpa", "flex"),
     ),
 ]
 Quiet = Annotated[

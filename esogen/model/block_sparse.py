@@ -25,7 +25,10 @@ class BlockSparse:
     def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
         """Attend; every layer sees alike."""
         # Autocast does not reach this kernel, and rotated queries and keys are wider than values.
-        q, k, v = (x.to(v_BLNH.dtype).transpose(1, 2) for x in (q_BLNH, k_BLNH, v_BLNH))
+        # Copied: compiled code was seen to mistake two views of one tensor (CPU, torch 2.13).
+        q, k, v = (
+            x.to(v_BLNH.dtype).transpose(1, 2).contiguous() for x in (q_BLNH, k_BLNH, v_BLNH)
+        )
         out_BNLH: Tensor = flex_attention(q, k, v, block_mask=self.mask)
         return out_BNLH.transpose(1, 2)
 
