@@ -42,7 +42,7 @@ class Twin:
 
     @property
     def flags(self) -> list[str]:
-        """What `esogen train` is told of it; all begin texts from a token, as left to right does."""
+        """What `esogen train` is told of it; all begin texts from a token, as left to right."""
         alpha = [] if self.alpha_0 is None else [f"--alpha-0={self.alpha_0:g}"]
         bos = [] if self.family == "ar" else ["--bos"]
         return [f"--family={self.family}", *alpha, *bos]

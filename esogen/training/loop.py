@@ -69,6 +69,7 @@ class Trainer:
             weight_decay=settings.weight_decay,
             fused=next(network.parameters()).is_cuda,
         )
+        self._device = next(network.parameters()).device
         self._ahead: tuple[int, list[Share]] | None = None
         self._forward: Forward = network if forward is None else forward
 
@@ -87,10 +88,10 @@ class Trainer:
             yield StepReport(self.step, loss, gradient, tokens, time.perf_counter() - began, flops)
 
     def _batch(self, step: int) -> list[Share]:
-        """The batch of a step, on the CPU; the one that was made ahead if it is that."""
+        """The batch of a step; the one that was made ahead if it is that."""
         if self._ahead and self._ahead[0] == step:
             return self._ahead[1]
-        return shares(self.rows, self.settings, step, self.network.config)
+        return shares(self.rows, self.settings, step, self.network.config, self._device)
 
     def _tokens(self) -> int:
         """Tokens of this step's texts; padding is not counted."""
@@ -119,10 +120,9 @@ class Trainer:
 
     def _accumulate(self, batch: list[Share], precision: Precision) -> tuple[Tensor, Tensor]:
         """The batch's loss, and that of its texts alone; gradients add up over passes of rows."""
-        device = next(iter(self.parameters.values())).device
-        minimised, shown = torch.zeros(2, device=device)
+        minimised, shown = torch.zeros(2, device=self._device)
         for share in batch:
-            for part in share.to(device).passes(self.settings.micro_batch):
+            for part in share.passes(self.settings.micro_batch):
                 with precision():
                     nats_BL = part.nats(self._forward)
                 loss = part.loss(nats_BL)

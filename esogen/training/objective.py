@@ -52,7 +52,7 @@ class Noise:
 
     def to(self, device: torch.device) -> "Noise":
         """The same noise on another device."""
-        return self._each(lambda tensor: placed(tensor, device))
+        return self._each(lambda tensor: tensor.to(device))
 
     def rows(self, part: slice) -> "Noise":
         """The noise of some of the rows."""
@@ -69,13 +69,6 @@ class Noise:
         hidden_B = self.masked_BL.sum(1)
         counted = self.masked_BL.shape[1] if self.counted_B is None else self.counted_B
         return counted - hidden_B
-
-
-def placed(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on a device; a GPU is not waited for."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def diffusion_noise(
