@@ -130,6 +130,7 @@ def test_twins_are_trained_in_pieces_and_measured(
         twins.main()
         found = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert len(found) == finished
+    assert (tmp_path / "out" / "twins.svg").stat().st_size > 0
     half, mdlm, ar = found
     assert half["exact"]["bits_per_byte"] < half["nelbo"]["bits_per_byte"] + 0.5
     assert "exact" not in mdlm

@@ -159,7 +159,7 @@ def _training(judge: LanguageModel, paths: Sequence[Path]) -> Ids:
 
 
 def qualities(judge: LanguageModel, texts: dict[str, list[str]], training_T: Ids) -> list[Quality]:
-    """Measure each group of texts; empty ones are left out."""
+    """Measure each group of texts; empty texts are left out."""
     groups = {
         name: [
             ids for ids in map(np.array, judge.checkpoint.tokenizer.encode_many(group)) if len(ids)
@@ -170,6 +170,8 @@ def qualities(judge: LanguageModel, texts: dict[str, list[str]], training_T: Ids
     found = iter(copied(everything, training_T))
     result = []
     for name, group in groups.items():
+        if not group:
+            continue
         spans = [next(found) for _ in group]
         grams = sum(span.grams for span in spans)
         result.append(

@@ -104,7 +104,10 @@ def _train(twin: Twin, folder: Path, flags: list[str], until: float) -> bool:
     resumed = ["--resume"] if (folder / STATE).is_file() else []
     print(f"training {twin.name}", file=sys.stderr, flush=True)
     command = [*flags, "-o", str(folder), *twin.flags, *timed, *resumed]
-    subprocess.run([sys.executable, "-m", "esogen", "train", *command], check=True)
+    words = [sys.executable, "-m", "esogen", "train", *command]
+    code = subprocess.run(words, check=False).returncode
+    if code:
+        sys.exit(code)  # the command has said why
     return trained(folder)
 
 
