@@ -50,7 +50,7 @@ def test_both_kernels_equal_the_dense_mask(
 @pytest.mark.filterwarnings("ignore")  # the compiler warns about itself
 def test_a_compiled_network_gives_what_the_tiles_give() -> None:
     length, config = 64, ModelConfig("esolm-b", 50, 64, 32, 2, 2, cond_dim=4, bos_id=0)
-    network = Network(config)
+    network = Network(config).eval()
     network.load_state_dict(random_tensors(config, seed=0))
     ids_BL = torch.randint(0, 49, (2, 2 * length))
     positions_BL = torch.arange(2 * length).expand(2, -1) % length
@@ -67,7 +67,7 @@ def test_a_compiled_network_gives_what_the_tiles_give() -> None:
 def test_a_compiled_network_has_the_loss_and_gradients_of_the_tiles(bos_id: int | None) -> None:
     length, given, device = 300, int(bos_id is not None), torch.device("cuda")
     config = ModelConfig("esolm-b", 50, length, 128, 3, 2, cond_dim=4, bos_id=bos_id)
-    network = Network(config)
+    network = Network(config).eval()
     network.load_state_dict(random_tensors(config, seed=0))
     network.to(device)
     ids_BL = torch.randint(0, 49, (2, 2 * length), device=device)
