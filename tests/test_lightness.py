@@ -50,6 +50,7 @@ def test_import_esogen_imports_nothing_but_itself() -> None:
         ["score", "--help"],
         ["infill", "--help"],
         ["train", "--help"],
+        ["tokenize", "--help"],
         ["models", "pull", "--help"],
         ["doctor", "--help"],
         ["bench", "--help"],

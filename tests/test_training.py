@@ -39,6 +39,7 @@ from esogen.model.network import Network, initialise
 from esogen.training.data import (
     Rows,
     batch_indices,
+    encode,
     packed_rows,
     read_documents,
     training_rows,
@@ -121,14 +122,14 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 
 def test_whole_rows_hold_one_text_its_end_and_padding() -> None:
-    rows = whole_rows(["ab", "abcd", "", "abc"], Letters(), 4)
+    rows = whole_rows(encode(["ab", "abcd", "", "abc"], Letters()), END, 4)
     assert rows.ids_RL.tolist() == [[1, 2, END, END], [END] * 4, [1, 2, 3, END]]
     assert rows.counted_R.tolist() == [3, 1, 4]
     assert (rows.bytes, rows.dropped) == (5, 1)
 
 
 def test_packed_rows_hold_all_texts_end_to_end() -> None:
-    rows = packed_rows(["ab", "abcd", "c"], Letters(), 4)
+    rows = packed_rows(encode(["ab", "abcd", "c"], Letters()), 4)
     assert rows.ids_RL.tolist() == [[1, 2, END, 1], [2, 3, 4, END]]
     assert rows.counted_R.tolist() == [4, 4]
     assert (rows.bytes, rows.dropped) == (round(7 * 8 / 10), 0)
@@ -157,8 +158,8 @@ def test_windows_lose_no_token(texts: list[str], length: int) -> None:
 
 
 def test_bytes_are_those_of_utf_8(tiny_tokenizer: Tokenizer) -> None:
-    for lay_out in (whole_rows, windows):
-        assert lay_out(["猫 é"], tiny_tokenizer, 64).bytes == 6
+    assert whole_rows(encode(["猫 é"], tiny_tokenizer), END, 64).bytes == 6
+    assert windows(["猫 é"], tiny_tokenizer, 64).bytes == 6
 
 
 @pytest.mark.parametrize(
@@ -169,8 +170,9 @@ def test_bytes_are_those_of_utf_8(tiny_tokenizer: Tokenizer) -> None:
     ],
 )
 def test_texts_that_make_no_row_are_refused(layout: Any, message: str) -> None:
+    texts = encode(["abc", "abcd"], Letters())
     with pytest.raises(EsogenError, match=message):
-        training_rows(["abc", "abcd"], Letters(), layout, 3 if layout == "whole" else 99)
+        training_rows(texts, END, layout, 3 if layout == "whole" else 99)
 
 
 @given(st.integers(1, 23), st.integers(1, 31), st.integers(0, 3))
@@ -279,7 +281,7 @@ def test_the_average_ramps_up_to_its_decay() -> None:
 
 @pytest.fixture(scope="module")
 def toy_rows(tiny_tokenizer: Tokenizer) -> Rows:
-    return packed_rows(TEXTS * 4, tiny_tokenizer, 16)
+    return packed_rows(encode(TEXTS * 4, tiny_tokenizer), 16)
 
 
 def fresh_trainer(
@@ -579,15 +581,22 @@ def test_a_full_disk_is_named_and_keeps_what_was_there(
 
 def test_progress_says_loss_speed_and_time_left() -> None:
     meter = Meter(100)
-    meter.line(StepReport(1, 5.0, 1.0, tokens=300, seconds=1.0))
-    line = meter.line(StepReport(2, 4.5, 1.0, tokens=300, seconds=2.0))
+    meter.line(StepReport(1, 5.0, 1.0, tokens=300, seconds=1.0, flops=2e6))
+    line = meter.line(StepReport(2, 4.5, 1.0, tokens=300, seconds=2.0, flops=1e6))
     assert line == "step 2/100 · loss 4.5000 · 200 tokens/s · 2 min left"
+
+
+def test_progress_says_how_much_of_the_device_is_used_where_its_peak_is_known() -> None:
+    meter = Meter(100, peak=4e6)
+    meter.line(StepReport(1, 5.0, 1.0, tokens=300, seconds=1.0, flops=2e6))
+    line = meter.line(StepReport(2, 4.5, 1.0, tokens=300, seconds=2.0, flops=1e6))
+    assert line == "step 2/100 · loss 4.5000 · 200 tokens/s · 25% of peak · 2 min left"
 
 
 def test_a_bar_on_a_terminal_goes_and_what_was_said_stays() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     with on_bar(10, console) as bar:
-        bar.step(StepReport(3, 5.0, 1.0, tokens=300, seconds=1.0))
+        bar.step(StepReport(3, 5.0, 1.0, tokens=300, seconds=1.0, flops=2e6))
         bar.say("step 3 · [red]done[/red]\x1b[2J")
     assert isinstance(console.file, io.StringIO)
     found = console.file.getvalue()
@@ -1035,6 +1044,30 @@ def test_a_second_signal_does_not_wait_for_the_step(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_in_pieces_ends_with_the_weights_of_one_in_one(
+    command: Command, text: Path, tmp_path: Path
+) -> None:
+    words = (text, *SMALL, "--steps=3", "--dropout=0.3", "--alpha-0=0.5")
+    command(*words, "-o", tmp_path / "whole")
+    pieces = (*words, "-o", tmp_path / "pieces", "--minutes=1e-9")
+    for step, resume in ((1, []), (2, ["--resume"])):
+        code, said = command(*pieces, *resume)
+        assert code == 0
+        assert f"the minutes are up after step {step} of 3; add --resume" in said
+    code, said = command(*pieces, "--resume")
+    assert (code, "the minutes are up" in said) == (0, False)
+    whole, found = (load_file(tmp_path / name / STATE) for name in ("whole", "pieces"))
+    assert_same(found, whole)
+
+
+def test_a_kernel_of_the_gpu_is_refused_elsewhere(
+    command: Command, text: Path, tmp_path: Path
+) -> None:
+    code, said = command(text, "-o", tmp_path / "out", *SMALL, "--attention=flex")
+    assert code == 2
+    assert "--attention is 'flex', which is for a network compiled for a GPU" in said
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler warns about itself
 def test_a_compiled_network_trains_alike(command: Command, text: Path, tmp_path: Path) -> None:
@@ -1050,7 +1083,9 @@ def test_a_compiled_network_trains_alike(command: Command, text: Path, tmp_path:
 
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("words", [["--no-compile"], ["--compile"], ["--dtype=fp32"]])
+@pytest.mark.parametrize(
+    "words", [["--no-compile"], ["--compile"], ["--attention=flex"], ["--dtype=fp32"]]
+)
 def test_a_gpu_trains(command: Command, text: Path, tmp_path: Path, words: list[str]) -> None:
     words = [*SMALL, "--device=cuda", "--alpha-0=0.5", "--steps=3", "--valid", str(text), *words]
     code, said = command(text, "-o", tmp_path / "out", *words)

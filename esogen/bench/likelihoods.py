@@ -17,7 +17,7 @@ from esogen.generate.streams import Purpose, stream
 from esogen.language_model import LanguageModel, load
 from esogen.scoring.defaults import settings_for
 from esogen.scoring.figures import Figures
-from esogen.scoring.score import Document, score_documents
+from esogen.scoring.score import Document, score_documents, tokens_at_once
 from esogen.scoring.settings import Bound
 from esogen.training.data import read_documents
 
@@ -76,8 +76,8 @@ def _measure(
 ) -> list[dict[str, Any]]:
     """Both figures of a file under one alpha_0, printed as a row."""
     orders = words.orders if alpha_0 else 1  # with no diffusion all orders are left to right
-    nelbo = _total(lm, documents, alpha_0, bound="nelbo", time_samples=words.time_samples)
-    exact = _total(lm, documents, alpha_0, bound="exact", orders=orders)
+    nelbo = total(lm, documents, alpha_0, bound="nelbo", time_samples=words.time_samples)
+    exact = total(lm, documents, alpha_0, bound="exact", orders=orders)
     one = exact.tightening[0] if exact.tightening else exact.estimate
     cells = [
         _bits(nelbo.estimate.log_prob, nelbo.estimate.error, nelbo.bytes),
@@ -101,7 +101,7 @@ def _measure(
     ]
 
 
-def _total(
+def total(
     lm: LanguageModel,
     documents: list[Document],
     alpha_0: float,
@@ -110,9 +110,10 @@ def _total(
     orders: int = 1,
     time_samples: int = 1,
 ) -> Figures:
+    """One figure of all documents together, on the model's device."""
     settings = settings_for(
         lm.checkpoint,
-        order="random",
+        order="random" if alpha_0 else "left-to-right",
         alpha_0=alpha_0,
         orders=orders,
         context=0,
@@ -121,7 +122,8 @@ def _total(
         bound=bound,
         time_samples=time_samples,
     )
-    scores = score_documents(lm.checkpoint, documents, settings)
+    at_once = tokens_at_once(lm.device)
+    scores = score_documents(lm.checkpoint, documents, settings, tokens_at_once=at_once)
     return reduce(add, (score.figures for score in scores))
 
 

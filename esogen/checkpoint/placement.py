@@ -23,6 +23,14 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 ATTENTIONS = ("auto", "triton", "xformers", "sdpa")
 
+PEAKS: Mapping[str, float] = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+"""Dense bfloat16 operations a second that the makers state, by the name torch gives a GPU."""
+
 _MEANT = {
     "gpu": "cuda",
     "nvidia": "cuda",
@@ -121,6 +129,11 @@ def _cuda(word: str, index: int) -> torch.device:
             f"device is {word!r}, but the GPUs here are cuda:0 to cuda:{count - 1}; use one of them"
         )
     return torch.device(word)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Bfloat16 operations a second that `device` can reach at most; None where it is not known."""
+    return PEAKS.get(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def _natural_dtype(device: torch.device) -> torch.dtype:

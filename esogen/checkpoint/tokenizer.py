@@ -1,7 +1,9 @@
 """From text to token ids and back, around the `tokenizers` library."""
 
+import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 
@@ -97,6 +99,12 @@ class Tokenizer:
             text = self.decode([token_id])
             begins_V[token_id] = text[:1] == " " and bool(text[1:].strip())
         return begins_V
+
+    @cached_property
+    def vocabulary_digest(self) -> str:
+        """Sixteen digits that tell which id stands for which piece of text."""
+        pieces = sorted(self._inner.get_vocab().items())
+        return sha256(json.dumps(pieces).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         """The content of a `tokenizer.json`."""

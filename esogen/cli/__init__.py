@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _greet(words: Sequence[str]) -> None:
     """Put something on the terminal at once: what follows is imported first, and takes seconds."""
     silent = _COMPLETION in os.environ or {"-h", "--help", "--quiet"} & {*words}
-    quick = words[:1] not in (["sample"], ["infill"], ["score"], ["train"], ["bench"])
-    if not (quick or silent) and _first():
+    slow = (["sample"], ["infill"], ["score"], ["train"], ["bench"], ["tokenize"])
+    if words[:1] in slow and not silent and _first():
         Console.stderr().status("starting ...")
 
 

@@ -13,6 +13,7 @@ COMMANDS: Mapping[str, str] = {
     "infill": "Fill the blanks of TEMPLATE, or edit a text with blanks on the terminal.",
     "score": "Tell how likely texts are, word by word.",
     "train": "Train a model on text files, or train one further.",
+    "tokenize": "Turn text files into tokens once, for many trainings.",
     "models": "List, show, download, remove, import, export models.",
     "bench": "Measure how fast texts are sampled, beside the other families.",
     "doctor": "Say what this machine can do, what is missing, and the command that mends it.",

@@ -1,6 +1,8 @@
 """`esogen train`: train a model on text files, or train one further."""
 
+import math
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from esogen.model.attention import Attend
     from esogen.model.config import Family, ModelConfig
     from esogen.model.network import Network
     from esogen.training.data import Rows
@@ -63,6 +66,7 @@ def train(
     block_size: options.BlockSize = None,
     bos: options.Bos = None,
     resume: options.Resume = False,
+    minutes: options.Minutes = None,
     save_every: options.SaveEvery = 500,
     save_dtype: options.SaveDtype = "fp32",
     valid_every: options.ValidEvery = 1000,
@@ -73,6 +77,7 @@ def train(
     device: Device = "auto",
     dtype: options.Dtype = "auto",
     compiled: options.Compile = None,
+    attention: options.Attention = "sdpa",
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model on text files, or train one further.
@@ -81,6 +86,7 @@ def train(
     model.safetensors with the averaged weights. state.safetensors beside them is what --resume
     goes on from. Ctrl-C finishes the step in hand and saves.
     """
+    until = time.monotonic() + (math.inf if minutes is None else 60 * minutes)
     shape = {
         "family": family,
         "vocab_size": vocab_size,
@@ -115,11 +121,11 @@ def train(
         )
     given = {name: value for name, value in shape.items() if value is not None}
     job = _Job(files, valid, output, settings, given, tokenizer, init, bos, resume=resume)
-    place = _Place(device, dtype, save_dtype, compiled)
+    place = _Place(device, dtype, save_dtype, compiled, attention)
     run = _prepare(job, card, place, console)
-    with shown(steps, quiet=quiet) as progress:
+    with shown(steps, quiet=quiet, peak=place.peak()) as progress:
         progress.say(_begins(run))
-        _train(run, place.precision(), progress, _Pace(save_every, valid_every))
+        _train(run, place.precision(), progress, _Pace(save_every, valid_every, until))
         progress.say(_written(run))
 
 
@@ -147,10 +153,11 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Pace:
-    """Steps between two savings, and between two validations."""
+    """Steps between two savings, and between two validations; the moment to stop at."""
 
     save_every: int
     valid_every: int
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,7 @@ class _Place:
     dtype_word: str
     save_dtype_word: str
     compiled: bool | None
+    attention: str
 
     def device(self) -> "torch.device":
         """The device trained on."""
@@ -179,6 +187,12 @@ class _Place:
             return nullcontext
         return partial(torch.autocast, device.type, torch.bfloat16)
 
+    def peak(self) -> float | None:
+        """Operations a second that the device can reach in this precision, if that is known."""
+        from esogen.checkpoint.placement import peak_flops
+
+        return None if self.precision() is nullcontext else peak_flops(self.device())
+
     def save_dtype(self) -> "torch.dtype":
         """The precision of the written weights."""
         from esogen.checkpoint.placement import DTYPES
@@ -189,37 +203,71 @@ class _Place:
         """The calls of `network` that the losses are computed with."""
         import torch
 
-        wanted = self.device().type == "cuda" if self.compiled is None else self.compiled
-        if not wanted:
+        on_gpu = self.device().type == "cuda"
+        compiled = on_gpu if self.compiled is None else self.compiled
+        if self.attention == "flex" and not (on_gpu and compiled):
+            raise UsageError(
+                "--attention is 'flex', which is for a network compiled for a GPU;"
+                " leave it out, or give --device cuda --compile"
+            )
+        if not compiled:
             return network
         # The number of hidden tokens differs from batch to batch; the shape of a batch does not.
         logits = torch.compile(network.logits, dynamic=True)
-        return _Compiled(network.config, torch.compile(network.hidden), logits)
+        hidden = torch.compile(network.hidden)
+        return _Compiled(network.config, hidden, logits, sparse=self.attention == "flex")
 
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
+    """The compiled calls of a network; `sparse`: two halves attend by the block-sparse kernel."""
+
     config: "ModelConfig"
-    hidden: "Callable[..., Tensor]"
+    whole: "Callable[..., Tensor]"
     logits: "Callable[[Tensor], Tensor]"
+    sparse: bool
+
+    def hidden(
+        self,
+        ids_BL: "Tensor",
+        positions_BL: "Tensor",
+        attend: "Attend",
+        wanted: slice = slice(None),
+    ) -> "Tensor":
+        from esogen.model.block_sparse import block_sparse
+        from esogen.model.two_halves import TwoHalves
+
+        if self.sparse and isinstance(attend, TwoHalves):
+            text = ids_BL.shape[1] - attend.masks
+            attend = block_sparse(attend.masks, attend.given, text, ids_BL.device)
+        return self.whole(ids_BL, positions_BL, attend, wanted)
 
 
 def _prepare(job: _Job, card: CardDefaults, place: _Place, console: Console) -> "Run":
     """Read everything, and make the run ready for its next step."""
     console.status("starting ...")
-    from esogen.training.data import read_documents, training_rows, windows
+    from esogen.training.data import encode, joined, read_documents, training_rows, windows
     from esogen.training.loop import Trainer
     from esogen.training.run import Run, claim
+    from esogen.training.token_files import is_shard, read_shard
 
     claim(job.folder, resume=job.resume)
     device = place.device()
     console.status("reading the text ...")
-    documents = list(read_documents(job.files))
+    shards = [path for path in job.files if is_shard(path)]
+    documents = list(read_documents(path for path in job.files if path not in shards))
     held_out = list(read_documents([job.valid])) if job.valid else []
-    start = _start(job, documents, device, console)
+    beside = shards[0].with_name(TOKENIZER) if shards else None
+    start = _start(job, beside, documents, device, console)
     length = _length(job, start.network.config)
     console.status("encoding the text ...")
-    rows = training_rows(documents, start.tokenizer, job.settings.layout, length)
+    texts = joined(
+        [
+            *(read_shard(path, start.tokenizer) for path in shards),
+            encode(documents, start.tokenizer),
+        ]
+    )
+    rows = training_rows(texts, start.tokenizer.end_of_text, job.settings.layout, length)
     run = Run(
         Trainer(start.network, rows, job.settings, forward=place.forward(start.network)),
         job.folder,
@@ -235,7 +283,10 @@ def _prepare(job: _Job, card: CardDefaults, place: _Place, console: Console) -> 
     return run
 
 
-def _start(job: _Job, documents: list[str], device: "torch.device", console: Console) -> "Start":
+def _start(
+    job: _Job, beside: Path | None, documents: list[str], device: "torch.device", console: Console
+) -> "Start":
+    """What the run begins with; `beside` is the tokenizer that lies by the first shard."""
     from esogen.training.run import from_model, from_nothing, given_tokenizer, new_tokenizer
 
     if job.init is not None:
@@ -246,7 +297,7 @@ def _start(job: _Job, documents: list[str], device: "torch.device", console: Con
     with flags_named():
         shape.config(shape.vocab_size)  # told before a tokenizer is trained
     kept = job.folder / TOKENIZER  # a resumed run goes on with the tokenizer it began with
-    if given := job.tokenizer or (kept if job.resume and kept.is_file() else None):
+    if given := job.tokenizer or (kept if job.resume and kept.is_file() else beside):
         tokenizer = given_tokenizer(given, job.shape.get("vocab_size"))
     else:
         console.status("training a tokenizer ...")
@@ -291,23 +342,29 @@ def _shared_name(model: str) -> str:
 
 
 def _train(run: "Run", precision: "Precision", progress: Progress, pace: _Pace) -> None:
-    """Train to the end, or until a signal; what was reached is saved in both cases."""
-    steps = run.trainer.settings.steps
+    """Train to the end, until the time is up or a signal comes; what was reached is saved."""
+    steps, paused = run.trainer.settings.steps, False
     with _Signals() as signals:
         for report in run.trainer.run(precision):
             progress.step(report)
             if report.step < steps and report.step % pace.valid_every == 0:
                 _validate(run, precision, progress, signals)
-            if signals.stopped:
+            paused = report.step < steps and time.monotonic() >= pace.until
+            if signals.stopped or paused:
                 break
             if report.step < steps and report.step % pace.save_every == 0:
                 run.save()
-        if not signals.stopped:
+        if not (signals.stopped or paused):
             _validate(run, precision, progress, signals)
         run.save()
     if signals.stopped:
         raise Interrupted(
             f"stopped after step {run.trainer.step} of {steps}; {run.folder} holds the state:"
+            " add --resume to the same command to go on"
+        )
+    if paused:
+        progress.say(
+            f"the minutes are up after step {run.trainer.step} of {steps};"
             " add --resume to the same command to go on"
         )
 

@@ -70,7 +70,8 @@ Files = Annotated[
     typer.Argument(
         metavar="FILE...",
         show_default=False,
-        help="UTF-8 text, plain or .xz; a line <|endoftext|> parts two texts.",
+        help="UTF-8 text, plain or .xz; a line <|endoftext|> parts two texts. Or tokens, as"
+        " esogen tokenize wrote them.",
     ),
 ]
 Output = Annotated[
@@ -279,6 +280,16 @@ Resume = Annotated[
         rich_help_panel=_KEPT,
     ),
 ]
+Minutes = Annotated[
+    float | None,
+    _real(
+        "--minutes",
+        _KEPT,
+        "Stop after so long, with everything saved for --resume.",
+        _ABOVE_0,
+        show_default=False,
+    ),
+]
 CardLength = Annotated[
     int | None, _whole("--card-length", _CARD, "Default --length.", show_default=False)
 ]
@@ -310,6 +321,16 @@ Compile = Annotated[
         show_default="on a GPU",
         help="Compile the network: slow to start, then faster.",
         rich_help_panel=_WITH,
+    ),
+]
+Attention = Annotated[
+    str,
+    _word(
+        "--attention",
+        _WITH,
+        "How masks and text in one input attend: in tiles, or by a block-sparse kernel compiled"
+        " for a GPU.",
+        ("sdpa", "flex"),
     ),
 ]
 Quiet = Annotated[

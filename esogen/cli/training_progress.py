@@ -39,17 +39,20 @@ class Progress(Protocol):
 
 
 @contextmanager
-def shown(steps: int, *, quiet: bool) -> Iterator[Progress]:
-    """The progress of a run of `steps` steps, as this process's stderr can show it."""
+def shown(steps: int, *, quiet: bool, peak: float | None = None) -> Iterator[Progress]:
+    """The progress of a run of `steps` steps, as this process's stderr can show it.
+
+    `peak`: operations a second that the device can reach, where that is known.
+    """
     if quiet:
         yield _Silent()
     elif is_terminal(sys.stderr):
         from rich.console import Console
 
-        with on_bar(steps, Console(stderr=True)) as bar:
+        with on_bar(steps, Console(stderr=True), peak) as bar:
             yield bar
     else:
-        yield _Lines(steps)
+        yield _Lines(steps, peak)
 
 
 def measured(evaluations: list["Evaluation"], family: "Family") -> str:
@@ -63,10 +66,13 @@ def measured(evaluations: list["Evaluation"], family: "Family") -> str:
 
 
 class Meter:
-    """One line on the last step: loss, speed, and the time left at that speed."""
+    """One line on the last step: loss, speed, and the time left at that speed.
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
+    Where the device's `peak` is known, the speed also as a share of it.
+    """
+
+    def __init__(self, steps: int, peak: float | None = None) -> None:
+        self._steps, self._peak = steps, peak
         self._recent: deque[StepReport] = deque(maxlen=_RECENT)
 
     def line(self, report: "StepReport") -> str:
@@ -75,9 +81,11 @@ class Meter:
         seconds = sum(step.seconds for step in self._recent) or 1e-9
         speed = sum(step.tokens for step in self._recent) / seconds
         left = (self._steps - report.step) * seconds / len(self._recent)
+        flops = sum(step.flops for step in self._recent) / seconds
+        used = f" · {flops / self._peak:.0%} of peak" if self._peak else ""
         return (
             f"step {report.step}/{self._steps} · loss {report.loss:.4f}"
-            f" · {speed:.0f} tokens/s · {duration(left)} left"
+            f" · {speed:.0f} tokens/s{used} · {duration(left)} left"
         )
 
 
@@ -100,8 +108,8 @@ class _Silent:
 class _Lines:
     """A line for the first and the last step, and every `PLAIN_SECONDS` between them."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps, self._meter, self._next = steps, Meter(steps), 0.0
+    def __init__(self, steps: int, peak: float | None) -> None:
+        self._steps, self._meter, self._next = steps, Meter(steps, peak), 0.0
 
     def step(self, report: "StepReport") -> None:
         line = self._meter.line(report)
@@ -114,19 +122,19 @@ class _Lines:
 
 
 @contextmanager
-def on_bar(steps: int, console: "Console") -> Iterator[Progress]:
+def on_bar(steps: int, console: "Console", peak: float | None = None) -> Iterator[Progress]:
     """A bar on this console; it goes when the run ends, and what was said stays."""
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
     columns = (BarColumn(), TextColumn("{task.description}", markup=False))
     with Bar(*columns, console=console, transient=True) as bar:
-        yield _OnBar(bar, steps)
+        yield _OnBar(bar, steps, peak)
 
 
 class _OnBar:
-    def __init__(self, bar: "Bar", steps: int) -> None:
-        self._bar, self._meter = bar, Meter(steps)
+    def __init__(self, bar: "Bar", steps: int, peak: float | None) -> None:
+        self._bar, self._meter = bar, Meter(steps, peak)
         self._task = bar.add_task("", total=steps)
 
     def step(self, report: "StepReport") -> None:

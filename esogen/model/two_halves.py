@@ -29,8 +29,9 @@ TILE = 128
 class TwoHalves:
     """Attention of one input `z ++ x`: `masks` masks, then the text, in one sorted order.
 
-    The text is `given` tokens longer than the masks, and begins with them: mask j stands where
-    token `given + j` does, sees itself and the `given + j` tokens before it.
+    The text begins with `given` tokens that have no mask: mask j stands where token `given + j`
+    does, sees itself and the `given + j` tokens before it. What stands last no mask sees, so it may
+    be left out.
     """
 
     masks: int
@@ -38,7 +39,7 @@ class TwoHalves:
 
     def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
         """Attend; every layer sees alike."""
-        sizes = [self.masks, self.given + self.masks]
+        sizes = [self.masks, q_BLNH.shape[1] - self.masks]
         halves = [torch.split(x_BLNH, sizes, 1) for x_BLNH in (q_BLNH, k_BLNH, v_BLNH)]
         masks, text = zip(*halves, strict=True)
         tiles = [

@@ -64,15 +64,6 @@ class Share:
                 noise=self.noise.rows(part),
             )
 
-    def to(self, device: torch.device) -> "Share":
-        """The same share on another device."""
-        return replace(
-            self,
-            x_BL=self.x_BL.to(device),
-            counted_B=self.counted_B.to(device),
-            noise=self.noise.to(device),
-        )
-
     def nats(self, network: Forward) -> Tensor:
         """The loss of every token, nats, `[B, L]` in sorted order."""
         return self.row_loss(network, self.x_BL, self.noise)
@@ -89,22 +80,46 @@ class Share:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Texts:
-    """Some rows of a batch, and how much of the batch they are."""
+    """Some rows of a batch, how much of the batch they are, and where they are to be."""
 
     x_BL: Tensor
     counted_B: Tensor
     share_of_batch: float
+    device: torch.device
+
+    def placed(self, numbers: np.ndarray) -> Tensor:
+        """Random numbers beside the rows; a GPU is not waited for."""
+        return _placed(torch.from_numpy(numbers), self.device)
 
     def share(self, part: slice, noise: Noise, row_loss: RowLoss) -> Share:
         """Some of these rows under one term, which has the weight of all of them."""
         x_BL, counted_B = self.x_BL[part], self.counted_B[part]
         scale = self.share_of_batch / x_BL.numel()
         text_scale = self.share_of_batch / int(counted_B.sum())
+        x_BL, counted_B = _placed(x_BL, self.device), _placed(counted_B, self.device)
         return Share(x_BL, counted_B, noise, row_loss, scale, text_scale)
 
 
-def shares(rows: Rows, settings: TrainingSettings, step: int, config: ModelConfig) -> list[Share]:
-    """The batch of step `step`, by the objective of the network's family."""
+def _placed(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+_CPU = torch.device("cpu")
+
+
+def shares(
+    rows: Rows,
+    settings: TrainingSettings,
+    step: int,
+    config: ModelConfig,
+    device: torch.device = _CPU,
+) -> list[Share]:
+    """The batch of step `step`, by the objective of the network's family.
+
+    Random numbers are drawn on the CPU and sorted on the device, with the same result on all.
+    """
     indices = batch_indices(len(rows), settings.batch_size, step, settings.seed)
     parts = np.array_split(indices, len(settings.alphas))
     batch = []
@@ -114,6 +129,7 @@ def shares(rows: Rows, settings: TrainingSettings, step: int, config: ModelConfi
             torch.from_numpy(rows.ids_RL[part].astype(np.int64)),
             torch.from_numpy(rows.counted_R[part].astype(np.int64)),
             len(part) / len(indices),
+            device,
         )
         if config.family in ALPHA_0:
             batch.append(_peer_term(texts, random, config))
@@ -131,8 +147,8 @@ def diffusion_rows(rows: int, alpha_0: float) -> int:
 
 def _terms(texts: _Texts, alpha_0: float, random: np.random.Generator) -> list[Share]:
     (rows, length), split = texts.x_BL.shape, diffusion_rows(len(texts.x_BL), alpha_0)
-    uniforms = torch.from_numpy(random.random((rows, length, 2)))
-    times = torch.from_numpy(low_discrepancy_times(random, split))
+    uniforms = texts.placed(random.random((rows, length, 2)))
+    times = texts.placed(low_discrepancy_times(random, split))
     terms = []
     if split:
         # alpha_0 = 1 trains with weight 1, as published: the bound's own 1 / t has more variance.
@@ -148,15 +164,17 @@ def _peer_term(texts: _Texts, random: np.random.Generator, config: ModelConfig) 
     """All rows under the one term that the families beside Eso-LM have."""
     (rows, length), everything = texts.x_BL.shape, slice(None)
     if config.family == "ar":
-        return texts.share(everything, whole_noise(texts.x_BL), next_token_loss)
-    uniforms = torch.from_numpy(random.random((rows, length, 2)))
+        return texts.share(
+            everything, whole_noise(_placed(texts.x_BL, texts.device)), next_token_loss
+        )
+    uniforms = texts.placed(random.random((rows, length, 2)))
     if config.family == "mdlm":
-        times = torch.from_numpy(low_discrepancy_times(random, rows))
+        times = texts.placed(low_discrepancy_times(random, rows))
         return texts.share(everything, diffusion_noise(uniforms, times, alpha_0=1.0), mdlm_loss)
     blocks = -(-length // config.block_size)
     in_turn = low_discrepancy_times(random, rows * blocks)
     shuffled = in_turn[random.random(rows * blocks).argsort()]  # or a row's blocks would be alike
-    t_BG = torch.from_numpy(shuffled.reshape(rows, blocks))
+    t_BG = texts.placed(shuffled.reshape(rows, blocks))
     noise = block_noise(uniforms[..., 0], t_BG, config.block_size)
     return texts.share(everything, noise, bd3lm_loss)
 

@@ -2,11 +2,11 @@
 
 import lzma
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from esogen.training.settings import Layout
 
 SEPARATOR = re.compile(rf"^[ \t]*{re.escape(END_OF_TEXT)}[ \t]*$", re.MULTILINE)
 """The line that parts two documents of a training file."""
+
+_AT_ONCE = 1000
+"""Documents that are encoded together: what a tokenizer gives takes more memory than arrays do."""
 
 
 class Encoder(Protocol):
@@ -79,44 +82,87 @@ def _read(path: Path) -> str:
         ) from error
 
 
-def training_rows(documents: list[str], tokenizer: Encoder, layout: Layout, length: int) -> Rows:
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """Texts as tokens, end to end: D texts of T tokens in all.
+
+    `ids_T` unsigned, each text's end-of-text behind it. `ends_D` int64: index behind each text's
+    end-of-text. `bytes_D` int64: UTF-8 bytes of each text.
+    """
+
+    ids_T: NDArray[Any]
+    ends_D: NDArray[np.int64]
+    bytes_D: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ends_D)
+
+    @property
+    def starts_D(self) -> NDArray[np.int64]:
+        """Index of each text's first token."""
+        return np.concatenate([[0], self.ends_D[:-1]])
+
+
+def encode(documents: Sequence[str], tokenizer: Encoder) -> Encoded:
+    """The tokens of every text, an end-of-text behind each."""
+    ids: list[NDArray[Any]] = []
+    lengths: list[int] = []
+    for first in range(0, len(documents), _AT_ONCE):
+        for found in tokenizer.encode_many(list(documents[first : first + _AT_ONCE])):
+            ids.append(np.array([*found, tokenizer.end_of_text], np.uint32))
+            lengths.append(len(found) + 1)
+    bytes_D = np.array([len(document.encode()) for document in documents], np.int64)
+    return Encoded(_joined(ids), np.cumsum(lengths, dtype=np.int64), bytes_D)
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """All texts of all parts, in order."""
+    offsets = np.cumsum([0, *(len(part.ids_T) for part in parts)])
+    ends = [part.ends_D + offset for part, offset in zip(parts, offsets, strict=False)]
+    return Encoded(
+        _joined([part.ids_T for part in parts]),
+        _joined(ends),
+        _joined([part.bytes_D for part in parts]),
+    )
+
+
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
+
+
+def training_rows(texts: Encoded, end_of_text: int, layout: Layout, length: int) -> Rows:
     """Rows of `length` tokens in either layout; raises `EsogenError` when there is not one."""
-    rows = (whole_rows if layout == "whole" else packed_rows)(documents, tokenizer, length)
+    whole = layout == "whole"
+    rows = whole_rows(texts, end_of_text, length) if whole else packed_rows(texts, length)
     if len(rows):
         return rows
-    if layout == "whole":
+    if whole:
         raise EsogenError(
-            f"none of the {len(documents)} texts fits a row of {length} tokens;"
+            f"none of the {len(texts)} texts fits a row of {length} tokens;"
             " raise --length, or cut the texts into rows with --layout packed"
         )
     raise EsogenError(
-        f"the {len(documents)} texts together do not fill one row of {length} tokens;"
+        f"the {len(texts)} texts together do not fill one row of {length} tokens;"
         " give more text or lower --length"
     )
 
 
-def whole_rows(documents: list[str], tokenizer: Encoder, length: int) -> Rows:
+def whole_rows(texts: Encoded, end_of_text: int, length: int) -> Rows:
     """One text a row from position 0, end-of-text, then padding; what does not fit drops out."""
-    encoded = [[*ids, tokenizer.end_of_text] for ids in tokenizer.encode_many(documents)]
-    fitting = [i for i, ids in enumerate(encoded) if len(ids) <= length]
-    ids_RL = np.full((len(fitting), length), tokenizer.end_of_text, np.int32)
-    for row, i in enumerate(fitting):
-        ids_RL[row, : len(encoded[i])] = encoded[i]
-    counted_R = np.array([len(encoded[i]) for i in fitting], np.int32)
-    text_bytes = sum(len(documents[i].encode()) for i in fitting)
-    return Rows(ids_RL, counted_R, text_bytes, dropped=len(documents) - len(fitting))
+    fits_D = texts.ends_D - texts.starts_D <= length
+    starts_R, ends_R = texts.starts_D[fits_D], texts.ends_D[fits_D]
+    text_bytes = int(texts.bytes_D[fits_D].sum())
+    ids_RL = _padded(texts.ids_T, starts_R, ends_R, length, end_of_text)
+    dropped = len(texts) - len(ids_RL)
+    return Rows(ids_RL, (ends_R - starts_R).astype(np.int32), text_bytes, dropped)
 
 
-def packed_rows(documents: list[str], tokenizer: Encoder, length: int) -> Rows:
+def packed_rows(texts: Encoded, length: int) -> Rows:
     """All texts end to end, an end-of-text after each, cut into full rows; the rest drops out."""
-    stream_ids = [
-        token for ids in tokenizer.encode_many(documents) for token in (*ids, tokenizer.end_of_text)
-    ]
-    rows = len(stream_ids) // length
-    ids_RL = np.array(stream_ids[: rows * length], np.int32).reshape(rows, length)
-    share = rows * length / max(len(stream_ids), 1)
-    text_bytes = round(share * sum(len(document.encode()) for document in documents))
-    return Rows(ids_RL, np.full(rows, length, np.int32), text_bytes)
+    rows = len(texts.ids_T) // length
+    ids_RL = texts.ids_T[: rows * length].astype(np.int32).reshape(rows, length)
+    share = rows * length / max(len(texts.ids_T), 1)
+    return Rows(ids_RL, np.full(rows, length, np.int32), round(share * float(texts.bytes_D.sum())))
 
 
 def windows(documents: list[str], tokenizer: Encoder, length: int) -> Rows:
@@ -124,16 +170,30 @@ def windows(documents: list[str], tokenizer: Encoder, length: int) -> Rows:
 
     What evaluation uses: nothing drops out, no window crosses a text, none sees the one before it.
     """
+    texts = encode(documents, tokenizer)
     pieces = [
-        ids[start : start + length]
-        for ids in ([*i, tokenizer.end_of_text] for i in tokenizer.encode_many(documents))
-        for start in range(0, len(ids), length)
+        (first, min(first + length, end))
+        for start, end in zip(texts.starts_D.tolist(), texts.ends_D.tolist(), strict=True)
+        for first in range(start, end, length)
     ]
-    ids_RL = np.full((len(pieces), length), tokenizer.end_of_text, np.int32)
-    for row, piece in enumerate(pieces):
-        ids_RL[row, : len(piece)] = piece
-    counted_R = np.array([len(piece) for piece in pieces], np.int32)
-    return Rows(ids_RL, counted_R, sum(len(document.encode()) for document in documents))
+    starts_R, ends_R = np.array(pieces, np.int64).reshape(-1, 2).T
+    text_bytes = int(texts.bytes_D.sum())
+    ids_RL = _padded(texts.ids_T, starts_R, ends_R, length, tokenizer.end_of_text)
+    return Rows(ids_RL, (ends_R - starts_R).astype(np.int32), text_bytes)
+
+
+def _padded(
+    ids_T: NDArray[Any],
+    starts_R: NDArray[np.int64],
+    ends_R: NDArray[np.int64],
+    length: int,
+    padding: int,
+) -> NDArray[np.int32]:
+    """One stretch of tokens a row."""
+    ids_RL = np.full((len(starts_R), length), padding, np.int32)
+    for row, (start, end) in enumerate(zip(starts_R.tolist(), ends_R.tolist(), strict=True)):
+        ids_RL[row, : end - start] = ids_T[start:end]
+    return ids_RL
 
 
 def batch_indices(rows: int, batch: int, step: int, seed: int) -> NDArray[np.int64]:

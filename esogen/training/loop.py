@@ -15,8 +15,9 @@ from torch import Tensor
 
 from esogen.errors import NumericalError
 from esogen.model.network import Network
-from esogen.training.batch import shares
+from esogen.training.batch import Share, shares
 from esogen.training.data import Rows, batch_indices
+from esogen.training.flops import step_flops
 from esogen.training.objective import Forward
 from esogen.training.settings import TrainingSettings, ema_decay, learning_rate
 
@@ -31,7 +32,8 @@ class StepReport:
 
     `loss` in nats per token is what the step minimised, without the padding's part: for `alpha_0`
     = 1 it is not the bound, whose weights have more variance. `gradient` is its norm before
-    clipping, `tokens` counts those of the batch's texts, `seconds` wall time.
+    clipping, `tokens` counts those of the batch's texts, `seconds` wall time, `flops` what
+    `step_flops` says.
     """
 
     step: int
@@ -39,6 +41,7 @@ class StepReport:
     gradient: float
     tokens: int
     seconds: float
+    flops: float
 
 
 class Trainer:
@@ -64,7 +67,10 @@ class Trainer:
             lr=settings.learning_rate,
             betas=(0.9, 0.999),
             weight_decay=settings.weight_decay,
+            fused=next(network.parameters()).is_cuda,
         )
+        self._device = next(network.parameters()).device
+        self._ahead: tuple[int, list[Share]] | None = None
         self._forward: Forward = network if forward is None else forward
 
     def run(self, precision: Precision = nullcontext) -> Iterator[StepReport]:
@@ -74,10 +80,18 @@ class Trainer:
         """
         while self.step < self.settings.steps:
             began = time.perf_counter()
-            loss, gradient = self._update(precision)
+            batch = self._batch(self.step)
+            loss, gradient = self._update(batch, precision)
             tokens = self._tokens()
+            flops = sum(step_flops(self.network.config, share) for share in batch)
             self.step += 1
-            yield StepReport(self.step, loss, gradient, tokens, time.perf_counter() - began)
+            yield StepReport(self.step, loss, gradient, tokens, time.perf_counter() - began, flops)
+
+    def _batch(self, step: int) -> list[Share]:
+        """The batch of a step; the one that was made ahead if it is that."""
+        if self._ahead and self._ahead[0] == step:
+            return self._ahead[1]
+        return shares(self.rows, self.settings, step, self.network.config, self._device)
 
     def _tokens(self) -> int:
         """Tokens of this step's texts; padding is not counted."""
@@ -85,11 +99,13 @@ class Trainer:
         rows = batch_indices(len(self.rows), settings.batch_size, self.step, settings.seed)
         return int(self.rows.counted_R[rows].sum())
 
-    def _update(self, precision: Precision) -> tuple[float, float]:
+    def _update(self, batch: list[Share], precision: Precision) -> tuple[float, float]:
         torch.manual_seed(_dropout_seed(self.settings.seed, self.step))
         self.optimiser.zero_grad(set_to_none=True)
-        minimised, shown = self._accumulate(precision)
+        minimised, shown = self._accumulate(batch, precision)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
+        # While a GPU is still at work on this batch, the CPU makes the next one.
+        self._ahead = self.step + 1, self._batch(self.step + 1)
         loss, gradient = float(shown), float(norm)
         if not (math.isfinite(float(minimised)) and math.isfinite(gradient)):
             raise NumericalError(
@@ -102,19 +118,17 @@ class Trainer:
         self._update_average(ema_decay(self.settings, self.step))
         return loss, gradient
 
-    def _accumulate(self, precision: Precision) -> tuple[Tensor, Tensor]:
+    def _accumulate(self, batch: list[Share], precision: Precision) -> tuple[Tensor, Tensor]:
         """The batch's loss, and that of its texts alone; gradients add up over passes of rows."""
-        device = next(iter(self.parameters.values())).device
-        minimised, shown = torch.zeros(2, device=device)
-        for share in shares(self.rows, self.settings, self.step, self.network.config):
+        minimised, shown = torch.zeros(2, device=self._device)
+        for share in batch:
             for part in share.passes(self.settings.micro_batch):
-                placed = part.to(device)
                 with precision():
-                    nats_BL = placed.nats(self._forward)
-                loss = placed.loss(nats_BL)
+                    nats_BL = part.nats(self._forward)
+                loss = part.loss(nats_BL)
                 loss.backward()  # type: ignore[no-untyped-call]
                 minimised += loss.detach()
-                shown += placed.text_loss(nats_BL.detach())
+                shown += part.text_loss(nats_BL.detach())
         return minimised, shown
 
     @torch.no_grad()
@@ -156,7 +170,8 @@ class Trainer:
             self.average[name].copy_(tensors[f"ema.{name}"])
             if step:
                 self.optimiser.state[parameter] = {
-                    "step": tensors[f"optimiser.step.{name}"].clone(),
+                    # The fused kernel of a GPU counts there, the others on the CPU.
+                    "step": tensors[f"optimiser.step.{name}"].to(parameter.device, copy=True),
                     **{
                         key: tensors[f"optimiser.{key}.{name}"].to(parameter.device, copy=True)
                         for key in _MOMENTS

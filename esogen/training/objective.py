@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from esogen.model import patterns
 from esogen.model.attention import Dense
-from esogen.model.network import Hidden, hidden_after_bos
+from esogen.model.network import Hidden, hidden_after_bos, with_bos
+from esogen.model.two_halves import TwoHalves
 
 TIME_EPS = 1e-3
 """Times are drawn from [TIME_EPS, 1]: the weight of the diffusion term grows as 1 / t."""
@@ -143,7 +144,7 @@ def diffusion_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
     clean_BL = x_BL.gather(1, noise.order_BL)
     z_BL = clean_BL.masked_fill(noise.masked_BL, network.config.mask_id)
     prefixed = network.config.family == "esolm-a"
-    attend = Dense(_clean_half(network, noise)) if prefixed else Dense(causal=True)
+    attend = Dense(_prefix(noise)) if prefixed else Dense(causal=True)
     hidden_BLD = hidden_after_bos(network, z_BL, noise.order_BL, attend)
     return hidden_nats(network, hidden_BLD, clean_BL, noise)
 
@@ -156,18 +157,32 @@ def sequential_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
     """
     clean_BL = x_BL.gather(1, noise.order_BL)
     z_BL = clean_BL.masked_fill(noise.masked_BL, network.config.mask_id)
-    mask = patterns.two_halves(_clean_half(network, noise))
-    ids_BM, positions_BM = torch.cat([z_BL, clean_BL], 1), torch.cat([noise.order_BL] * 2, 1)
-    hidden_BLD = hidden_after_bos(network, ids_BM, positions_BM, Dense(mask), x_BL.shape[1])
+    hidden = _hidden_both_ways if network.config.family == "esolm-a" else _hidden_causal
+    hidden_BLD = hidden(network, z_BL, clean_BL, noise)
     return hidden_nats(network, hidden_BLD, clean_BL, noise)
 
 
-def _clean_half(network: Forward, noise: Noise) -> Tensor:
-    """Which clean tokens see which, `[..., L, L]`."""
-    length, device = noise.order_BL.shape[1], noise.order_BL.device
-    if network.config.family == "esolm-a":
-        return patterns.prefix(noise.clean_B, length)
-    return patterns.causal(length, device)
+def _hidden_causal(network: Forward, z_BL: Tensor, clean_BL: Tensor, noise: Noise) -> Tensor:
+    """Behind a bos token or not, the text is as long as the masks: nothing sees its last token."""
+    length = z_BL.shape[1]
+    text_BM, places_BM = with_bos(network.config, clean_BL, noise.order_BL)
+    return network.hidden(
+        torch.cat([z_BL, text_BM[:, :length]], 1),
+        torch.cat([noise.order_BL, places_BM[:, :length]], 1),
+        TwoHalves(length, given=text_BM.shape[1] - length),
+        slice(length),
+    )
+
+
+def _hidden_both_ways(network: Forward, z_BL: Tensor, clean_BL: Tensor, noise: Noise) -> Tensor:
+    mask = patterns.two_halves(_prefix(noise))
+    ids_BM, positions_BM = torch.cat([z_BL, clean_BL], 1), torch.cat([noise.order_BL] * 2, 1)
+    return hidden_after_bos(network, ids_BM, positions_BM, Dense(mask), z_BL.shape[1])
+
+
+def _prefix(noise: Noise) -> Tensor:
+    """Clean tokens of (A) see each other both ways, `[B, 1, L, L]`."""
+    return patterns.prefix(noise.clean_B, noise.order_BL.shape[1])
 
 
 def hidden_nats(network: Forward, hidden_BLD: Tensor, clean_BL: Tensor, noise: Noise) -> Tensor:

@@ -85,7 +85,7 @@ def bd3lm_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
 def whole_noise(x_BL: Tensor, counted_BL: Tensor | None = None) -> Noise:
     """Every token of the text has a loss, each once: for left-to-right models."""
     masked_BL = torch.ones_like(x_BL, dtype=torch.bool) if counted_BL is None else counted_BL
-    return _natural(masked_BL, torch.ones(len(x_BL), 1), counted_BL)
+    return _natural(masked_BL, torch.ones(len(x_BL), 1, device=x_BL.device), counted_BL)
 
 
 def next_token_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
@@ -100,6 +100,6 @@ def next_token_loss(network: Forward, x_BL: Tensor, noise: Noise) -> Tensor:
 
 def _natural(masked_BL: Tensor, weight_BL: Tensor, counted_BL: Tensor | None = None) -> Noise:
     """Noise of a text that stands in natural order."""
-    order_BL = torch.arange(masked_BL.shape[1]).expand_as(masked_BL)
+    order_BL = torch.arange(masked_BL.shape[1], device=masked_BL.device).expand_as(masked_BL)
     counted_B = None if counted_BL is None else counted_BL.sum(1)
     return Noise(order_BL, masked_BL, weight_BL.float(), counted_B)
