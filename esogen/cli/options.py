@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from glob import escape, glob
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
@@ -30,7 +31,7 @@ _SEEN = "How it is shown"
 _CARD = "the model's own"
 _FIELDS = re.compile(
     r"(length|steps|alpha_0|schedule|temperature|top_p|top_k|seed|device|dtype|attention"
-    r"|no_kv_cache|order|orders|bound|time_samples|context|stride) is "
+    r"|draft|draft_costs|no_kv_cache|order|orders|bound|time_samples|context|stride) is "
 )
 
 Fits = Callable[[float], bool]
@@ -50,11 +51,11 @@ def flags_named() -> Iterator[None]:
         raise UsageError(f"--{field[1].replace('_', '-')}{words[field.end(1) :]}") from error
 
 
-def whole(flag: str, least: int = 1) -> Callable[[str | int], int]:
-    """A parser of whole numbers from `least`."""
+def whole(flag: str, least: int = 1, besides: str = "") -> Callable[[str | int], int]:
+    """A parser of whole numbers from `least`; what may be said `besides` is for the message."""
 
     def parse(value: str | int) -> int:
-        wanted = f"a whole number of at least {least}"
+        wanted = f"a whole number of at least {least}{besides}"
         try:
             number = int(value)
         except ValueError:
@@ -81,6 +82,19 @@ def real(flag: str, wanted: str, fits: Fits) -> Callable[[str | float], float]:
         return number
 
     return parse
+
+
+def draft_of(value: str | None) -> int | Literal["auto"] | None:
+    """What `--draft` says; raises `UsageError` like a parser, which cannot have two kinds."""
+    if value is None:
+        return None
+    return "auto" if value == "auto" else whole("--draft", besides=", or auto")(value)
+
+
+def costs_of(value: str | None) -> tuple[float, ...] | None:
+    """What `--draft-costs` says."""
+    each = real("--draft-costs", "numbers above 0 with commas between", lambda x: 0 < x < inf)
+    return None if value is None else tuple(map(each, value.split(",")))
 
 
 def word(flag: str, words: Sequence[W]) -> Callable[[str], W]:
@@ -316,6 +330,28 @@ TopK = Annotated[
         metavar="K",
         show_default="all",
         help="Draw from the K most probable tokens.",
+        rich_help_panel=_HOW,
+    ),
+]
+
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="K|auto",
+        autocompletion=completing(("auto",)),
+        show_default="none",
+        help="As good as one token per step, in fewer calls: draft K at once, verify them all.",
+        rich_help_panel=_HOW,
+    ),
+]
+DraftCosts = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-costs",
+        metavar="C1,C2,C4,...",
+        show_default="measured",
+        help="What calls cost that draft 1, 2, 4, ... tokens, for --draft auto.",
         rich_help_panel=_HOW,
     ),
 ]

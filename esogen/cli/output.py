@@ -185,5 +185,6 @@ def _as_json(sample: "Sample", fields: Fields) -> str:
         "log_prob": sample.log_prob,
         "nfe": sample.nfe,
         "seconds": sample.seconds,
+        **({"drafts": sample.drafts, "accepted": sample.accepted} if "draft" in fields else {}),
     }
     return json.dumps(own | dict(fields), ensure_ascii=False, allow_nan=False)

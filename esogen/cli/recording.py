@@ -95,10 +95,11 @@ def _samples(batch: "Batch") -> "Iterator[RecordedText]":
         yield RecordedText(
             index=index,
             seconds=batch.seconds,
-            diffusion_steps=min(batch.plan.diffusion_steps, int(trace.nfe_B[row])),
+            diffusion_steps=int(trace.diffusion_steps_B[row]),
             tokens=tuple(trace.tokens_BL[row].tolist()),
             steps=tuple(trace.steps_BL[row].tolist()),
             log_probs=tuple(trace.log_probs_BL[row].tolist()),
+            rounds=tuple(map(tuple, trace.rounds[row].tolist())),
         )
 
 

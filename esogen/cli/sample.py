@@ -14,12 +14,13 @@ from esogen.cli.output import Layout, Writer, opened
 from esogen.cli.progress import Audience, audience, drive
 from esogen.cli.prompt import read_prompt
 from esogen.cli.recording import Recording, recording
-from esogen.cli.summary import Tally, command_again
+from esogen.cli.summary import Tally, command_again, shown_costs
 from esogen.cli.terminal import Console, colors_refused
 from esogen.errors import EsogenError, Interrupted, UsageError
 from esogen.view.theme import THEMES, UNPAINTED
 
 if TYPE_CHECKING:
+    from esogen.generate.drafting import Drafting
     from esogen.generate.verify import Agreement
     from esogen.language_model import Batch, LanguageModel, Sample, SampleSettings
 
@@ -51,6 +52,8 @@ def sample(
     temperature: options.Temperature = 1.0,
     top_p: options.TopP = 0.9,
     top_k: options.TopK = None,
+    draft: options.Draft = None,
+    draft_costs: options.DraftCosts = None,
     output: options.Output = None,
     trace: options.Trace = None,
     format: options.Format = "text",  # noqa: A002 - the word of the flag
@@ -88,11 +91,20 @@ def sample(
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
+            draft=drafted,
+            draft_costs=costs,
+            rows=min(n * best_of, batch_size),
             seed=seed,
             raw=raw,
             kv_cache=not no_kv_cache,
         )
 
+    drafted, costs = options.draft_of(draft), options.costs_of(draft_costs)
+    if verify and drafted is not None:
+        raise UsageError(
+            "--verify compares runs of one plan, and --draft finds its own on the way;"
+            " leave one of them out"
+        )
     layout = Layout(format, separator, null=null)
     console = Console.stderr(quiet=quiet, no_color=no_color)
     text = read_prompt(prompt or [], console)
@@ -145,9 +157,12 @@ class Run:
         """What JSON says of every text of this run."""
         draw, schedule = self.settings.draw, self.settings.schedule
         rule = {name: getattr(schedule, name) for name in ("steps", "alpha_0", "schedule")}
+        drafting = self.settings.drafting
+        nothing = {*self.lm.unused, *(("steps",) if drafting else ())}
         return {
             "length": self.settings.length,
-            **{name: None if name in self.lm.unused else rule[name] for name in rule},
+            **{name: None if name in nothing else rule[name] for name in rule},
+            **(_drafting_fields(drafting) if drafting else {}),
             "temperature": draw.temperature,
             "top_p": draw.top_p,
             "top_k": draw.top_k,
@@ -170,6 +185,12 @@ class Run:
             attention=job.attention,
             unused=self.lm.unused,
         )
+
+
+def _drafting_fields(drafting: "Drafting") -> Mapping[str, object]:
+    if not drafting.costs:
+        return {"draft": drafting.most}
+    return {"draft": "auto", "draft_costs": shown_costs(drafting)}
 
 
 @dataclass(slots=True)

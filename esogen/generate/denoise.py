@@ -7,7 +7,7 @@ Shapes: B rows still running, L positions, K tokens of this step, D model width.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -29,8 +29,19 @@ END_CHECK_INTERVAL = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Examined:
+    """Drafts that one network call verified, and how many of them stood, `[B]` each."""
+
+    drafts_B: NDArray[np.int64]
+    accepted_B: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """What one network call decided: for `rows` `[B]` of the batch, `[B, K]` each on the device."""
+    """What one network call decided: for `rows` `[B]` of the batch, `[B, K]` each on the device.
+
+    `examined`: None where nothing is drafted.
+    """
 
     index: int
     sequential: bool
@@ -38,6 +49,7 @@ class Step:
     positions_BK: Tensor
     tokens_BK: Tensor
     log_probs_BK: Tensor
+    examined: Examined | None = field(default=None, kw_only=True)
 
 
 @dataclass(slots=True, eq=False)

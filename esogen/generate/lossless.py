@@ -33,9 +33,9 @@ Shapes: B rows still running, L positions of the longest, W tokens of a call, K 
 at most, M masks, D model width, V vocabulary.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -43,12 +43,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esogen.generate.denoise import CHUNK, Step
+from esogen.generate.denoise import CHUNK, Examined, Step
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import search, shape
 from esogen.generate.fill import Ids, Rule
 from esogen.generate.streams import Uniforms
-from esogen.model.attention import Dense
+from esogen.model.attention import Dense, Kernel, attention
 from esogen.model.cache import KVCache
 from esogen.model.network import Network, hidden_after_bos, with_bos
 from esogen.model.shared_prefix import SharedPrefix
@@ -238,6 +238,25 @@ class UncachedDrafts:
         self.cached_B = self.cached_B[kept]
 
 
+def calls_for(
+    network: Network,
+    rows: Rows,
+    drafting: Drafting,
+    *,
+    cached: bool = True,
+    kernel: Kernel = attention,
+) -> Calls:
+    """Fresh calls for these rows, with a KV cache, attended by `kernel`, or without."""
+    like, (count, length) = network.vocab_embed.embedding, rows.order_BL.shape
+    if not cached:
+        return UncachedDrafts(network, count, like.device)
+    places = drafting.places(length)
+    cache = KVCache(
+        network.config, count, places, device=like.device, dtype=like.dtype, kernel=kernel
+    )
+    return CachedDrafts(network, cache, np.zeros(count, np.int64), like.device)
+
+
 def _inputs(
     network: Network, rows: Rows, call: Call, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -331,7 +350,7 @@ def lossless(
     it. Rows that decide equally many tokens in a call, in the same phase, come in one `Step`.
     """
     sampler = _Sampler(network, rule)
-    for index in count():
+    for index in itertools.count():
         running_B = ~rows.done_B(end_of_text)
         if 2 * np.count_nonzero(running_B) <= len(running_B):
             kept = np.flatnonzero(running_B)
@@ -344,7 +363,7 @@ def lossless(
         call = _next_call(rows, calls.cached_B, running_B, drafting)
         accepted_B = sampler.decide(rows, call, calls(rows, call))
         calls.commit(call.clean_B - call.drafts_B + accepted_B)
-        yield from _steps(index, rows, before_B)
+        yield from _steps(index, rows, before_B, Examined(call.drafts_B, accepted_B))
 
 
 def _next_call(rows: Rows, cached_B: Ids, running_B: Bools, drafting: Drafting) -> Call:
@@ -476,7 +495,7 @@ def _spread(count_B: Ids) -> tuple[Ids, Ids]:
     return row_M, number_M
 
 
-def _steps(index: int, rows: Rows, before_B: Ids) -> Iterator[Step]:
+def _steps(index: int, rows: Rows, before_B: Ids, examined: Examined) -> Iterator[Step]:
     """One `Step` for each number of tokens that rows decided at once, and for each phase."""
     count_B, late_B = rows.decided_B - before_B, before_B >= rows.late_B
     for many, late in sorted({*zip(count_B.tolist(), late_B.tolist(), strict=True)}):
@@ -484,4 +503,10 @@ def _steps(index: int, rows: Rows, before_B: Ids) -> Iterator[Step]:
             those = np.flatnonzero((count_B == many) & (late_B == late))
             at = those[:, None], before_B[those, None] + np.arange(many)
             columns = (rows.order_BL[at], rows.tokens_BL[at], rows.log_probs_BL[at])
-            yield Step(index, late, rows.rows[those], *map(torch.from_numpy, columns))
+            yield Step(
+                index,
+                late,
+                rows.rows[those],
+                *map(torch.from_numpy, columns),
+                examined=Examined(examined.drafts_B[those], examined.accepted_B[those]),
+            )
