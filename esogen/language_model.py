@@ -35,7 +35,7 @@ from esogen.ranking.scores import Order as CommonOrder
 from esogen.scoring.defaults import settings_for
 from esogen.scoring.score import Document, Score, score_documents
 from esogen.scoring.settings import Bound, Order
-from esogen.trace import Recorder, Trace, first_end
+from esogen.trace import UNDECIDED, Recorder, Trace, first_end
 
 T = TypeVar("T")
 Auto = Literal["auto"]
@@ -474,6 +474,8 @@ class Batch:
             blank=positions[len(given) :],
         )
         drafted = settings.drafting is not None
+        self.plan = self.plan.one_by_one() if drafted else self.plan
+        self._rows: lossless.Rows | None = None
         self._recorder = Recorder(self.plan, self._given_L, drafted=drafted)
 
     def steps(self) -> Iterator[Step]:
@@ -492,7 +494,7 @@ class Batch:
 
     def _drafted_steps(self, drafting: Drafting) -> Iterator[Step]:
         network, device = self._model.checkpoint.network, self._model.device
-        rows = lossless.start(
+        rows = self._rows = lossless.start(
             [
                 lossless.Text(
                     self._given_L,
@@ -516,6 +518,15 @@ class Batch:
             drafting,
             end_of_text=self.end_of_text,
         )
+
+    def drafts(self) -> NDArray[np.int64] | None:
+        """Drafts to be verified, `[B, L]` by position, else -1; None if nothing is drafted."""
+        if self.settings.drafting is None:
+            return None
+        drafts_BL = np.full(self.plan.order_BL.shape, UNDECIDED, np.int64)
+        if self._rows is not None:
+            self._rows.show_drafts(drafts_BL)
+        return drafts_BL
 
     def samples(self) -> Iterator[Sample]:
         """Finished texts, in order; raises `NumericalError` when the network gave no numbers."""

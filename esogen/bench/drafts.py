@@ -107,7 +107,7 @@ class Bench:
 
     def quality(self) -> Iterator[Row]:
         """Nats per token, left to right, of texts made in so many calls: parallel, and drafted."""
-        ways = [
+        ways: list[tuple[str, Mapping[str, Any]]] = [
             *(("parallel", {"steps": steps}) for steps in STEPS),
             *(("drafted", {"draft": k}) for k in DRAFTED),
             ("one token per step", ONE_BY_ONE),

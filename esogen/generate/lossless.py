@@ -111,6 +111,12 @@ class Rows:
         self.refused_B = self.refused_B + refused_B
         self.examined_B = self.examined_B + examined_B * (examined_B + 1) // 2
 
+    def show_drafts(self, canvas_BL: Ids) -> None:
+        """Put the drafts still to be verified onto a canvas of the whole batch, by position."""
+        row_M, number_M = _spread(self.drafted_B)
+        at = row_M, self.decided_B[row_M] + number_M
+        canvas_BL[self.rows[row_M], self.order_BL[at]] = self.tokens_BL[at]
+
     def done_B(self, end_of_text: int | None) -> Bools:
         """Which rows are: all is decided, or an end of text with nothing undecided before it."""
         done_B: Bools = self.decided_B == self.length_B
@@ -491,7 +497,7 @@ def _pick(tokens_M1: Tensor, log_probs_MV: Tensor, probs_MV: Tensor) -> _Chosen:
 
 def _spread(count_B: Ids) -> tuple[Ids, Ids]:
     """Row, and number within the row, of so many of each row."""
-    row_M, number_M = np.nonzero(np.arange(count_B.max()) < count_B[:, None])
+    row_M, number_M = np.nonzero(np.arange(count_B.max(initial=0)) < count_B[:, None])
     return row_M, number_M
 
 

@@ -66,6 +66,11 @@ class Plan:
         """Sorted index behind the last token that each step decides."""
         return self.given + np.cumsum(self.counts_S)
 
+    def one_by_one(self) -> "Plan":
+        """The same order and phases, a token at a time."""
+        early, all_ = self.late - self.given, int(self.counts_S.sum())
+        return Plan(self.order_BL, self.given, np.ones(all_, np.int64), early)
+
     @property
     def late(self) -> int:
         """Sorted index at which the sequential phase begins."""

@@ -173,6 +173,9 @@ class Shown:
         self.given_L = tasks[0].row.ids_L
         self._batch = batch
 
+    def drafts(self) -> None:
+        """Nothing is drafted."""
+
     def steps(self) -> Iterator[Step]:
         """Run the whole batch, yielding what was decided of the rows that are shown."""
         for step in self._batch.steps():
