@@ -308,6 +308,8 @@ class LanguageModel:
         temperature: float = 1.0,
         top_p: float = 0.9,
         top_k: int | None = None,
+        draft: int | Auto | None = None,
+        draft_costs: Sequence[float] | None = None,
         seed: int | None = None,
         batch_size: int = DEFAULT_BATCH,
         kv_cache: bool = True,
@@ -329,6 +331,9 @@ class LanguageModel:
                     temperature=temperature,
                     top_p=top_p,
                     top_k=top_k,
+                    draft=draft,
+                    draft_costs=draft_costs,
+                    rows=batch_size,
                     seed=seed,
                     kv_cache=kv_cache,
                 ),
@@ -366,6 +371,7 @@ class LanguageModel:
             end_allowed,
             CommonOrder(orders, settings.seed),
             settings.kv_cache,
+            settings.drafting,
         )
 
     def read_template(

@@ -22,6 +22,11 @@ from esogen.view import theme
 
 FormatWord = Literal["text", "json", "jsonl"]
 
+DRAFTS_UNVERIFIED = (
+    "--verify compares runs of one plan, and --draft finds its own on the way;"
+    " leave one of them out"
+)
+
 LARGEST = 2**63 - 1
 """Of any whole number: what fits 64 bits."""
 

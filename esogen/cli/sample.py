@@ -14,13 +14,12 @@ from esogen.cli.output import Layout, Writer, opened
 from esogen.cli.progress import Audience, audience, drive
 from esogen.cli.prompt import read_prompt
 from esogen.cli.recording import Recording, recording
-from esogen.cli.summary import Tally, command_again, shown_costs
+from esogen.cli.summary import Tally, command_again, drafting_fields
 from esogen.cli.terminal import Console, colors_refused
 from esogen.errors import EsogenError, Interrupted, UsageError
 from esogen.view.theme import THEMES, UNPAINTED
 
 if TYPE_CHECKING:
-    from esogen.generate.drafting import Drafting
     from esogen.generate.verify import Agreement
     from esogen.language_model import Batch, LanguageModel, Sample, SampleSettings
 
@@ -101,10 +100,7 @@ def sample(
 
     drafted, costs = options.draft_of(draft), options.costs_of(draft_costs)
     if verify and drafted is not None:
-        raise UsageError(
-            "--verify compares runs of one plan, and --draft finds its own on the way;"
-            " leave one of them out"
-        )
+        raise UsageError(options.DRAFTS_UNVERIFIED)
     layout = Layout(format, separator, null=null)
     console = Console.stderr(quiet=quiet, no_color=no_color)
     text = read_prompt(prompt or [], console)
@@ -162,7 +158,7 @@ class Run:
         return {
             "length": self.settings.length,
             **{name: None if name in nothing else rule[name] for name in rule},
-            **(_drafting_fields(drafting) if drafting else {}),
+            **drafting_fields(drafting),
             "temperature": draw.temperature,
             "top_p": draw.top_p,
             "top_k": draw.top_k,
@@ -185,12 +181,6 @@ class Run:
             attention=job.attention,
             unused=self.lm.unused,
         )
-
-
-def _drafting_fields(drafting: "Drafting") -> Mapping[str, object]:
-    if not drafting.costs:
-        return {"draft": drafting.most}
-    return {"draft": "auto", "draft_costs": shown_costs(drafting)}
 
 
 @dataclass(slots=True)

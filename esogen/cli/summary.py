@@ -1,7 +1,7 @@
 """The line after a run: what it cost, and the command that gives the same texts again."""
 
 import shlex
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,10 +95,19 @@ def how_drawn(
 def _how_drafted(drafting: "Drafting") -> list[object]:
     if not drafting.costs:
         return ["--draft", drafting.most]
-    return ["--draft", "auto", "--draft-costs", shown_costs(drafting)]
+    return ["--draft", "auto", "--draft-costs", _costs(drafting)]
 
 
-def shown_costs(drafting: "Drafting") -> str:
+def drafting_fields(drafting: "Drafting | None") -> Mapping[str, object]:
+    """What JSON and traces say of how many tokens are drafted; nothing where none are."""
+    if drafting is None:
+        return {}
+    if not drafting.costs:
+        return {"draft": drafting.most}
+    return {"draft": "auto", "draft_costs": _costs(drafting)}
+
+
+def _costs(drafting: "Drafting") -> str:
     """The costs that decide how many tokens are drafted, as --draft-costs takes them."""
     return ",".join(repr(cost) for cost in drafting.costs)
 
