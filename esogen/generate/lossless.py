@@ -81,8 +81,7 @@ class Rows:
 
     `tokens_BL`: given, decided and drafted tokens, in this order; then masks. `ahead_BL`: the least
     position not before each sorted index. `probs_BL`: with what probability a draft was drawn.
-    `refused_B` and `examined_B` as in
-    `Drafting`. Behind a row's `length_B` nothing means anything.
+    `refused_B` and `examined_B` as in `Drafting`. Behind a row's `length_B` nothing means anything.
     """
 
     order_BL: Ids
@@ -151,13 +150,16 @@ class Call:
         fed_B = self.drafts_B + self.next_B > 0
         return slice(int(self.clean_B[fed_B].min()), self.width)
 
-    def columns(self, rows: Rows) -> tuple[Ids, Ids]:
-        """Sorted index of each column, and its token unless it is a mask (-1), `[B, W]`."""
+    def columns(self, rows: Rows, mask_id: int) -> tuple[Ids, Ids]:
+        """Token and natural position of each column, `[B, W]`."""
         column_W, clean_B1 = np.arange(self.width), self.clean_B[:, None]
         mask_BW = column_W >= clean_B1
         index_BW = self.cached_B[:, None] + column_W - mask_BW * self.drafts_B[:, None]
         index_BW = np.minimum(index_BW, rows.order_BL.shape[1] - 1)
-        return index_BW, np.where(mask_BW, -1, np.take_along_axis(rows.tokens_BL, index_BW, 1))
+        tokens_BW, positions_BW = (
+            np.take_along_axis(x, index_BW, 1) for x in (rows.tokens_BL, rows.order_BL)
+        )
+        return np.where(mask_BW, mask_id, tokens_BW), positions_BW
 
     def seen(self) -> Bools | None:
         """Who sees whom among the columns, `[B, W, W]`; None where that is plain causal."""
@@ -267,9 +269,7 @@ def _inputs(
     network: Network, rows: Rows, call: Call, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Token ids and natural positions of a call, `[B, W]`."""
-    index_BW, tokens_BW = call.columns(rows)
-    ids_BW = np.where(tokens_BW < 0, network.config.mask_id, tokens_BW)
-    positions_BW = np.take_along_axis(rows.order_BL, index_BW, 1)
+    ids_BW, positions_BW = call.columns(rows, network.config.mask_id)
     return torch.from_numpy(ids_BW).to(device), torch.from_numpy(positions_BW).to(device)
 
 
