@@ -35,6 +35,10 @@ class Examined:
     drafts_B: NDArray[np.int64]
     accepted_B: NDArray[np.int64]
 
+    def of(self, rows: NDArray[np.int64]) -> "Examined":
+        """What was examined of these rows."""
+        return Examined(self.drafts_B[rows], self.accepted_B[rows])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:

@@ -514,5 +514,5 @@ def _steps(index: int, rows: Rows, before_B: Ids, examined: Examined) -> Iterato
                 late,
                 rows.rows[those],
                 *map(torch.from_numpy, columns),
-                examined=Examined(examined.drafts_B[those], examined.accepted_B[those]),
+                examined=examined.of(those),
             )

@@ -194,7 +194,9 @@ class Shown:
                 index = torch.from_numpy(shown).to(step.tokens_BK.device)
                 columns = (step.positions_BK, step.tokens_BK, step.log_probs_BK)
                 rows = step.rows[shown]
-                yield Step(step.index, step.sequential, rows, *(x[index] for x in columns))
+                tensors = (x[index] for x in columns)
+                examined = step.examined and step.examined.of(shown)
+                yield Step(step.index, step.sequential, rows, *tensors, examined=examined)
 
 
 class InfillBatch:
