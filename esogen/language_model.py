@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,11 @@ from esogen.checkpoint.memory import Room, rows_that_fit
 from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.errors import EsogenError, NumericalError, UsageError
+from esogen.generate import lossless
 from esogen.generate.denoise import Calls, Progress, Step, denoise, start
+from esogen.generate.drafting import Drafting, measured
 from esogen.generate.draw import Drawing, DrawSettings, choose_draw
+from esogen.generate.fill import Rule
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.streams import LARGEST_SEED, token_uniforms
 from esogen.generate.template import Tokens, parse, tokenise, whole
@@ -39,9 +42,10 @@ from esogen.scoring.defaults import settings_for
 from esogen.scoring.score import Document, Score, score_documents
 from esogen.scoring.settings import Bound, Order
 from esogen.shards import Shard
-from esogen.trace import Recorder, Trace, first_end
+from esogen.trace import UNDECIDED, Recorder, Trace, first_end
 
 T = TypeVar("T")
+Auto = Literal["auto"]
 
 DEFAULT_BATCH = 16
 """Rows of a batch unless said, and on a CPU at most; results do not depend on it."""
@@ -83,7 +87,7 @@ class Sample:
     `steps` and `log_probs` belong to the same positions: the network call that decided each (-1 for
     given tokens), and the model's own log-probability then, in nats, before temperature and
     truncation. `log_prob` is their sum, `nfe` the network calls made for this text, `seconds` the
-    wall time of its batch.
+    wall time of its batch. Of `drafts` that were verified, `accepted` stood.
     """
 
     index: int
@@ -95,6 +99,8 @@ class Sample:
     log_prob: float
     nfe: int
     seconds: float
+    drafts: int = 0
+    accepted: int = 0
 
     @property
     def decided(self) -> int:
@@ -111,6 +117,8 @@ class Sample:
             "log_prob": self.log_prob,
             "nfe": self.nfe,
             "seconds": self.seconds,
+            "drafts": self.drafts,
+            "accepted": self.accepted,
         }
 
 
@@ -124,6 +132,7 @@ class SampleSettings:
     draw: DrawSettings
     raw: bool = False
     kv_cache: bool = True
+    drafting: Drafting | None = None
 
 
 class LanguageModel:
@@ -172,6 +181,8 @@ class LanguageModel:
         temperature: float = 1.0,
         top_p: float = 0.9,
         top_k: int | None = None,
+        draft: int | Auto | None = None,
+        draft_costs: Sequence[float] | None = None,
         seed: int | None = None,
         batch_size: int | None = None,
         raw: bool = False,
@@ -183,9 +194,11 @@ class LanguageModel:
         `ScheduleSettings`. What is None comes from the model's card, else its length, a quarter of
         the length, 1, random, a fresh seed. A text ends at its end-of-text unless `raw`. Sample i
         of a seed is the same in every batch. With `best_of` N, n times N samples are made, and each
-        text is the most probable of N, read left to right, per token. `batch_size` is that of
-        `batches`. Raises `UsageError` for values out of range, and for what the model's family has
-        no use for (`unused`).
+        text is the most probable of N, read left to right, per token. With `draft`, texts have the
+        law of one token per step in the order of the schedule, in fewer calls; so many tokens are
+        drafted at once, or with "auto" as many as pay by `draft_costs`, those of `Drafting`, which
+        are measured if they are not given. `batch_size` is that of `batches`. Raises `UsageError`
+        for values out of range, and for what the model's family has no use for (`unused`).
         """
         settings = self.settings(
             length=length,
@@ -196,6 +209,9 @@ class LanguageModel:
             top_p=top_p,
             top_k=top_k,
             seed=seed,
+            draft=draft,
+            draft_costs=draft_costs,
+            rows=min(n * best_of, batch_size or DEFAULT_BATCH),
             raw=raw,
             kv_cache=kv_cache,
         )
@@ -230,10 +246,13 @@ class LanguageModel:
     def run_fields(self, settings: SampleSettings) -> dict[str, Any]:
         """What JSON says of every text of a run; None for what the family has no use for."""
         schedule, draw, checkpoint = settings.schedule, settings.draw, self.checkpoint
+        drafting = settings.drafting
+        nothing = {*self.unused, *(("steps",) if drafting else ())}
         rule = {name: getattr(schedule, name) for name in ("steps", "alpha_0", "schedule")}
         return {
             "length": settings.length,
-            **{name: None if name in self.unused else rule[name] for name in rule},
+            **{name: None if name in nothing else rule[name] for name in rule},
+            **(drafting.fields if drafting else {}),
             "temperature": draw.temperature,
             "top_p": draw.top_p,
             "top_k": draw.top_k,
@@ -324,11 +343,17 @@ class LanguageModel:
         temperature: float = 1.0,
         top_p: float = 0.9,
         top_k: int | None = None,
+        draft: int | Auto | None = None,
+        draft_costs: Sequence[float] | None = None,
+        rows: int = 1,
         seed: int | None = None,
         raw: bool = False,
         kv_cache: bool = True,
     ) -> SampleSettings:
-        """Fill in the defaults of this model's card; `UsageError` for a value out of range."""
+        """Fill in the defaults of this model's card; `UsageError` for a value out of range.
+
+        The costs of drafting are measured, where they must be, with so many `rows` to a call.
+        """
         card, config = self.checkpoint.defaults, self.checkpoint.config
         family, longest = config.family, config.model_length
         rule = "random" if "schedule" in self.unused else card.schedule
@@ -344,12 +369,20 @@ class LanguageModel:
             "schedule": schedule,
             "kv_cache": None if kv_cache else False,
             "attention": self._asked.word if self._asked else None,
+            "draft": draft,
         }
         if self._asked and self._asked.step and family not in RECORDED:
             raise UsageError(
                 f"attention is {self._asked.word}, and a model of the family {family} has no steps"
                 " that are recorded; use sdpa or auto"
             )
+        if draft is not None and steps is not None:
+            raise UsageError(
+                f"draft is {draft} and steps is {steps}; drafts are verified one token per step,"
+                " so leave one of them out"
+            )
+        if draft_costs is not None and draft != "auto":
+            raise UsageError("draft_costs is given without draft auto; give both, or neither")
         try:
             check_used(family, given)
             return SampleSettings(
@@ -363,9 +396,21 @@ class LanguageModel:
                 DrawSettings(temperature, top_k, top_p),
                 raw,
                 kv_cache,
+                self._drafting(draft, draft_costs, max(1, rows), length),
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
+
+    def _drafting(
+        self, draft: int | Auto | None, costs: Sequence[float] | None, rows: int, length: int
+    ) -> Drafting | None:
+        if draft is None:
+            return None
+        if draft != "auto":
+            return Drafting(draft)
+        if costs is not None:
+            return Drafting.adaptive(tuple(costs))
+        return measured(self.checkpoint.network, rows, length, kernel=self.kernels.whole)
 
     def infill(
         self,
@@ -385,6 +430,8 @@ class LanguageModel:
         temperature: float = 1.0,
         top_p: float = 0.9,
         top_k: int | None = None,
+        draft: int | Auto | None = None,
+        draft_costs: Sequence[float] | None = None,
         seed: int | None = None,
         batch_size: int = DEFAULT_BATCH,
         kv_cache: bool = True,
@@ -406,6 +453,9 @@ class LanguageModel:
                     temperature=temperature,
                     top_p=top_p,
                     top_k=top_k,
+                    draft=draft,
+                    draft_costs=draft_costs,
+                    rows=batch_size,
                     seed=seed,
                     kv_cache=kv_cache,
                 ),
@@ -440,6 +490,7 @@ class LanguageModel:
             end_allowed,
             CommonOrder(orders, settings.seed),
             settings.kv_cache,
+            settings.drafting,
         )
 
     def read_template(
@@ -575,24 +626,68 @@ class Batch:
             given=positions[: len(given)],
             blank=positions[len(given) :],
         )
-        self._recorder = Recorder(self.plan, self._given_L)
+        drafted = settings.drafting is not None
+        self.plan = self.plan.one_by_one() if drafted else self.plan
+        self._rows: lossless.Rows | None = None
+        self._recorder = Recorder(self.plan, self._given_L, drafted=drafted)
 
     def steps(self) -> Iterator[Step]:
         """Run the network, yielding what each call decided."""
         began = time.perf_counter()
-        calls = self.calls(cached=self.settings.kv_cache)
-        for step in denoise(
+        drafting = self.settings.drafting
+        for step in self._plain_steps() if drafting is None else self._drafted_steps(drafting):
+            self._recorder.record(step)
+            yield step
+        self.seconds = time.perf_counter() - began
+
+    def _plain_steps(self) -> Iterator[Step]:
+        return denoise(
             self._model.checkpoint.network,
-            calls,
+            self.calls(cached=self.settings.kv_cache),
             self.plan,
             self.start(),
             self.settings.draw,
             end_of_text=self.end_of_text,
             drawing=self._model.drawing.by,
-        ):
-            self._recorder.record(step)
-            yield step
-        self.seconds = time.perf_counter() - began
+        )
+
+    def _drafted_steps(self, drafting: Drafting) -> Iterator[Step]:
+        network, kernel = self._model.checkpoint.network, self._model.kernels.whole
+        rows = self._rows = lossless.start(
+            [
+                lossless.Text(
+                    self._given_L,
+                    np.zeros_like(self._given_L),
+                    order_L,
+                    self.plan.given,
+                    self.plan.late,
+                    token_uniforms(self.settings.seed, sample, self.settings.length),
+                )
+                for sample, order_L in zip(self.indices, self.plan.order_BL, strict=True)
+            ]
+        )
+        allowed_CV = torch.ones(
+            1, network.config.vocab_size, dtype=torch.bool, device=self._model.device
+        )
+        return lossless.lossless(
+            network,
+            lossless.calls_for(
+                network, rows, drafting, cached=self.settings.kv_cache, kernel=kernel
+            ),
+            rows,
+            Rule(self.settings.draw, allowed_CV),
+            drafting,
+            end_of_text=self.end_of_text,
+        )
+
+    def drafts(self) -> NDArray[np.int64] | None:
+        """Drafts to be verified, `[B, L]` by position, else -1; None if nothing is drafted."""
+        if self.settings.drafting is None:
+            return None
+        drafts_BL = np.full(self.plan.order_BL.shape, UNDECIDED, np.int64)
+        if self._rows is not None:
+            self._rows.show_drafts(drafts_BL)
+        return drafts_BL
 
     def samples(self) -> Iterator[Sample]:
         """Finished texts, in order; raises `NumericalError` when the network gave no numbers."""
@@ -660,6 +755,8 @@ class Batch:
             log_prob=float(log_probs.sum()),
             nfe=int(trace.nfe_B[row]),
             seconds=self.seconds,
+            drafts=int(trace.rounds[row][:, 0].sum()),
+            accepted=int(trace.rounds[row][:, 1].sum()),
         )
 
 

@@ -65,6 +65,8 @@ class RecordedText:
     call that decided each, -1 for those and for given tokens. `log_probs` are in nats, the model's
     own, before temperature and truncation; 0 where nothing was decided. The first
     `diffusion_steps` calls were the diffusion phase. `seconds` is the wall time of its batch.
+    `rounds`: for each call, how many drafts it verified and how many of them stood; none where
+    nothing was drafted.
     """
 
     index: int
@@ -73,6 +75,7 @@ class RecordedText:
     tokens: tuple[int, ...]
     steps: tuple[int, ...]
     log_probs: tuple[float, ...]
+    rounds: tuple[tuple[int, ...], ...] = ()
 
     @property
     def calls(self) -> int:
@@ -102,6 +105,7 @@ class TraceWriter:
                 "steps": text.steps,
                 "log_probs": [_shortest(value) for value in text.log_probs],
             }
+            | ({"rounds": text.rounds} if text.rounds else {})
         )
         self._texts += 1
 
@@ -222,6 +226,19 @@ class _Fields:
             self.wrong(name, f"a list of numbers from {-_LARGEST:g} to 0")
         return tuple(map(float, found))
 
+    def rounds(self, name: str, calls: int) -> tuple[tuple[int, ...], ...]:
+        """A pair for each call; none at all where the field is missing."""
+        if name not in self.value:
+            return ()
+        found = self._get(name, list)
+        if len(found) != calls or not all(map(_is_round, found)):
+            self.wrong(
+                name,
+                f"a list of {calls}, for each call how many drafts it verified, at most"
+                f" {MOST_POSITIONS}, and how many of them stood",
+            )
+        return tuple(map(tuple, found))
+
     def _get(self, name: str, kind: type[T]) -> T:
         found = self.value.get(name)
         if not isinstance(found, kind) or isinstance(found, bool):
@@ -245,6 +262,12 @@ _ROUNDING = 1e-3
 
 def _is_real(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_round(value: object) -> bool:
+    if not isinstance(value, list) or [type(each) for each in value] != [int, int]:
+        return False
+    return bool(0 <= value[1] <= value[0] <= MOST_POSITIONS)
 
 
 def _shown(value: object) -> str:
@@ -296,6 +319,7 @@ def _text(fields: _Fields, header: Header) -> RecordedText:
         tokens=tokens,
         steps=steps,
         log_probs=log_probs,
+        rounds=fields.rounds("rounds", calls),
     )
 
 

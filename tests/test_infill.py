@@ -177,7 +177,7 @@ def test_equal_rows_without_constraints_are_what_the_sampler_makes(
             ids_L,
             np.zeros(length, np.int64),
             plan_for(rule, range(i, i + 1), length, given=given),
-            token_uniforms(0, i, length)[:, 0],
+            token_uniforms(0, i, length),
         )
         for i in range(3)
     ]
@@ -351,3 +351,18 @@ def test_scores_do_not_depend_on_what_is_scored_beside(
     together = scores(network, texts, Order(2))
     for text, score in zip(texts, together, strict=True):
         assert scores(network, [text], Order(2)) == pytest.approx([score], abs=1e-4)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_drafted_fills_are_the_same_in_every_batch_and_take_fewer_calls(
+    lm: LanguageModel, cached: bool
+) -> None:
+    """Layouts of unequal length in one batch; the others are made one by one, with the cache."""
+    template = "Once [MASK:8-10] a time [MASK:6] end."
+    found = lm.infill(template, n=3, draft=4, seed=2, kv_cache=cached)
+    alone = lm.infill(template, n=3, draft=4, seed=2, batch_size=1)
+    for made, other in zip(found, alone, strict=True):
+        assert (made.tokens, made.steps, made.rounds) == (other.tokens, other.steps, other.rounds)
+        assert made.log_prob == pytest.approx(other.log_prob, abs=1e-3)
+        assert made.nfe == len(made.rounds) < sum(step >= 0 for step in made.steps)
+        assert sum(stood for _, stood in made.rounds) > 0

@@ -27,6 +27,8 @@ from esogen.checkpoint.folder import Checkpoint
 from esogen.generate.denoise import Step
 from esogen.language_model import Batch, LanguageModel
 from esogen.trace import UNDECIDED
+from esogen.view import theme
+from esogen.view.canvas import roles
 from esogen.view.live import RATE, SHARE, LiveView, Look, Pace, watch
 from esogen.view.screen import Screen
 from esogen.view.theme import THEMES, UNPAINTED
@@ -114,6 +116,32 @@ def test_every_frame_tells_how_far_the_run_is(model: LanguageModel, terminal: Te
     screen.leave()
     assert terminal.read()
     assert not terminal.screen.cursor.hidden
+
+
+def test_drafts_are_shown_dim_and_settle_or_fall_back(
+    model: LanguageModel, terminal: Terminal
+) -> None:
+    settings = model.settings(length=48, draft=5, alpha_0=0.5, seed=1, raw=True)
+    batch = next(model.batches("The cat", settings))
+    view = view_of(batch, model, Screen(terminal.theirs))
+    before, settled, fell = np.full(48, UNDECIDED), 0, 0
+    for step in batch.steps():
+        view.take(step)
+        (frame,) = view.frames()
+        assert frame.drafts_L is not None
+        drafted_L = frame.drafts_L != UNDECIDED
+        assert (frame.tokens_L[drafted_L] == UNDECIDED).all()
+        shown = np.array(roles(frame, "certainty"))
+        assert set(shown[drafted_L]) <= {theme.DRAFT}
+        assert theme.DRAFT not in shown[~drafted_L]
+        stood_L = (before != UNDECIDED) & (before == frame.tokens_L)
+        settled += int(stood_L.sum())
+        fell += int(((before != UNDECIDED) & ~stood_L & ~drafted_L).sum())
+        before = frame.drafts_L
+    assert settled > 5
+    assert fell > 5
+    assert frame.masks_left == 0
+    assert frame.steps == frame.step + 1
 
 
 def test_the_view_has_seen_what_the_trace_recorded(

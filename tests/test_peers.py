@@ -513,6 +513,7 @@ FLAGS = {
     "alpha_0": ["--alpha-0=0.5"],
     "schedule": ["--schedule=blocks"],
     "kv_cache": ["--no-kv-cache"],
+    "draft": ["--draft=3"],
 }
 
 

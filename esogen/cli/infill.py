@@ -56,6 +56,8 @@ def infill(
     temperature: options.Temperature = 1.0,
     top_p: options.TopP = 0.9,
     top_k: options.TopK = None,
+    draft: options.Draft = None,
+    draft_costs: options.DraftCosts = None,
     jsonl: infill_options.Jsonl = False,
     revise: infill_options.Revise = None,
     keep: infill_options.Keep = None,
@@ -84,6 +86,8 @@ def infill(
     if it is a pipe or a file. stdout gets the text, nothing else.
     """
 
+    drafted, costs = options.drafts_of(draft, draft_costs, verify=verify)
+
     def settings(lm: "LanguageModel") -> "InfillSettings":
         drawn = lm.settings(
             steps=steps,
@@ -92,6 +96,9 @@ def infill(
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
+            draft=drafted,
+            draft_costs=costs,
+            rows=batch_size,
             seed=seed,
             kv_cache=not no_kv_cache,
         )
@@ -103,7 +110,7 @@ def infill(
     around = Around(tuple(fix or ()), starts_with, ends_with, length)
     given = Given(tuple(template or ()), file)
     drawn_in = UNPAINTED if colors_refused(no_color=no_color) else THEMES[theme]
-    ways = Ways(jsonl, revise, tuple(keep or ()), plain, resume, work)
+    ways = Ways(jsonl, revise, tuple(keep or ()), plain, resume, work, drafted is not None)
     make = partial(Setup, model, device, dtype, attention, batch_size, top, settings=settings)
     with audience(console, live=live, theme=drawn_in, color_by=color_by) as who:
         place = Place(output, trace, Form(format, top), who)
@@ -127,6 +134,7 @@ class Ways:
     plain: bool
     resume: bool
     work: Path | None
+    drafted: bool
 
 
 def _go(
@@ -141,6 +149,8 @@ def _go(
             fill_lines(make(words=()), lines, place, around.tokens)
         return None
     if ways.plain or ways.resume or given.nothing(around):
+        if ways.drafted:
+            raise UsageError("--draft is not for the editor; give a TEMPLATE, or leave it out")
         desk = Desk(ways.work or default_work_file(), plain=ways.plain, resume=ways.resume)
         text = given.template(console, plain=ways.plain)
         edit(make(words=()), desk, place, text, around.tokens)

@@ -90,9 +90,10 @@ class Run:
             "seed": settings.seed,
             "candidates_per_length": settings.n,
             "max_combinations": settings.max_combinations,
-            "steps": schedule.steps,
+            "steps": None if settings.drafting else schedule.steps,
             "alpha_0": schedule.alpha_0,
             "schedule": schedule.schedule,
+            **(settings.drafting.fields if settings.drafting else {}),
             "temperature": draw.temperature,
             "top_p": draw.top_p,
             "top_k": draw.top_k,
@@ -117,10 +118,13 @@ class Run:
     def _count(self, batch: "InfillBatch") -> None:
         self.first = self.first or batch
         self.tally.seconds += batch.seconds
-        for task in batch.tasks:
+        for task, made in zip(batch.tasks, batch.candidates(), strict=True):
             self.tally.texts += 1
-            self.tally.calls += task.row.plan.nfe
+            self.tally.calls += made.nfe
             self.tally.tokens += int(task.row.plan.counts_S.sum())
+            for drafts, accepted in made.rounds:
+                self.tally.drafts += drafts
+                self.tally.accepted += accepted
 
     @property
     def raw(self) -> bool:
@@ -132,7 +136,7 @@ class Run:
         settings, setup, top = self.settings, self.setup, self.setup.top
         bound = settings.max_combinations
         words = [
-            *("-m", setup.model, *how_drawn(settings.draw, settings.schedule)),
+            *("-m", setup.model, *_drawn(settings)),
             *("-n", settings.n, "--seed", settings.seed, "--dtype", self.dtype),
             *(() if setup.device == "auto" else ("--device", setup.device)),
             *(() if setup.attention == "auto" else ("--attention", setup.attention)),
@@ -144,6 +148,10 @@ class Run:
             *setup.words,
         ]
         return " ".join(["esogen infill", *map(quoted, words)])
+
+
+def _drawn(settings: "InfillSettings") -> list[object]:
+    return how_drawn(settings.draw, settings.schedule, drafting=settings.drafting)
 
 
 def load(setup: Setup, console: Console) -> Run:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from glob import escape, glob
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
@@ -50,11 +51,11 @@ def flags_named() -> Iterator[None]:
         raise UsageError(f"--{field[0].replace('_', '-')}{words[field.end() :]}") from error
 
 
-def whole(flag: str, least: int = 1) -> Callable[[str | int], int]:
-    """A parser of whole numbers from `least`."""
+def whole(flag: str, least: int = 1, besides: str = "") -> Callable[[str | int], int]:
+    """A parser of whole numbers from `least`; what may be said `besides` is for the message."""
 
     def parse(value: str | int) -> int:
-        wanted = f"a whole number of at least {least}"
+        wanted = f"a whole number of at least {least}{besides}"
         try:
             number = int(value)
         except ValueError:
@@ -81,6 +82,33 @@ def real(flag: str, wanted: str, fits: Fits) -> Callable[[str | float], float]:
         return number
 
     return parse
+
+
+def drafts_of(
+    draft: str | None, costs: str | None, *, verify: bool, kept: bool = False
+) -> tuple[int | Literal["auto"] | None, tuple[float, ...] | None]:
+    """What `--draft` and `--draft-costs` say, in a run whose texts are `kept` to be gone on with.
+
+    Raises `UsageError`, also where other flags exclude them.
+    """
+    if draft is not None and verify:
+        raise UsageError(
+            "--verify compares runs of one plan, and --draft finds its own on the way;"
+            " leave one of them out"
+        )
+    if draft == "auto" and costs is None and kept:
+        raise UsageError(
+            "--draft auto would measure anew whenever the folder is gone on with; give"
+            " --draft-costs too, or a number of drafts"
+        )
+    each = real("--draft-costs", "numbers above 0 with commas between", lambda x: 0 < x < inf)
+    return _draft_of(draft), None if costs is None else tuple(map(each, costs.split(",")))
+
+
+def _draft_of(value: str | None) -> int | Literal["auto"] | None:
+    if value is None:
+        return None
+    return "auto" if value == "auto" else whole("--draft", besides=", or auto")(value)
 
 
 def word(flag: str, words: Sequence[W]) -> Callable[[str], W]:
@@ -327,6 +355,28 @@ TopK = Annotated[
         metavar="K",
         show_default="all",
         help="Draw from the K most probable tokens.",
+        rich_help_panel=_HOW,
+    ),
+]
+
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="K|auto",
+        autocompletion=completing(("auto",)),
+        show_default="none",
+        help="As good as one token per step, in fewer calls: draft K at once, verify them all.",
+        rich_help_panel=_HOW,
+    ),
+]
+DraftCosts = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-costs",
+        metavar="C1,C2,C4,...",
+        show_default="measured",
+        help="What calls cost that draft 1, 2, 4, ... tokens, for --draft auto.",
         rich_help_panel=_HOW,
     ),
 ]

@@ -12,6 +12,7 @@ from esogen.errors import UsageError
 from esogen.view.theme import ColorBy, Theme
 
 if TYPE_CHECKING:
+    from esogen.generate.denoise import Step
     from esogen.view.canvas import Decode
     from esogen.view.live import Watched
 
@@ -93,20 +94,23 @@ def _watch(
 
 
 def _count(batch: "Watched", console: Console, n: int) -> None:
-    due = 0.0
+    due, decided = 0.0, 0
     for step in batch.steps():
+        decided += step.tokens_BK.numel()
         if time.monotonic() >= due:
-            console.status(_position(batch, step.index, n, sequential=step.sequential))
+            console.status(_position(batch, step, n, decided))
             due = time.monotonic() + INTERVAL
     console.clear()
 
 
-def _position(batch: "Watched", index: int, n: int, *, sequential: bool) -> str:
+def _position(batch: "Watched", step: "Step", n: int, decided: int) -> str:
     counts_S = batch.plan.counts_S
+    of, left = f" of {len(counts_S)}", counts_S[step.index + 1 :].sum()
+    if step.examined:  # how many calls there will be is found on the way
+        of, left = "", counts_S.sum() - decided // len(batch.indices)
     first, last = batch.indices[0] + 1, batch.indices[-1] + 1
     texts = "" if n == 1 else f" · text {first}-{last} of {n}"
     return (
-        f"{'sequential' if sequential else 'diffusion'} phase"
-        f" · step {index + 1} of {len(counts_S)}"
-        f" · {counts_S[index + 1 :].sum()} masks left{texts}"
+        f"{'sequential' if step.sequential else 'diffusion'} phase"
+        f" · step {step.index + 1}{of} · {left} masks left{texts}"
     )

@@ -15,6 +15,7 @@ from esogen.errors import EsogenError, UsageError
 if TYPE_CHECKING:
     from esogen.cli.infill_run import Run as InfillRun
     from esogen.cli.sample import Run
+    from esogen.generate.fill import Row
     from esogen.language_model import Batch
     from esogen.ranking.infilling import InfillBatch
     from esogen.trace_file import Header, RecordedText, TraceWriter
@@ -95,10 +96,11 @@ def _samples(batch: "Batch") -> "Iterator[RecordedText]":
         yield RecordedText(
             index=index,
             seconds=batch.seconds,
-            diffusion_steps=min(batch.plan.diffusion_steps, int(trace.nfe_B[row])),
+            diffusion_steps=int(trace.diffusion_steps_B[row]),
             tokens=tuple(trace.tokens_BL[row].tolist()),
             steps=tuple(trace.steps_BL[row].tolist()),
             log_probs=tuple(trace.log_probs_BL[row].tolist()),
+            rounds=tuple(map(tuple, trace.rounds[row].tolist())),
         )
 
 
@@ -109,11 +111,18 @@ def _candidates(batch: "InfillBatch") -> "Iterator[RecordedText]":
         yield RecordedText(
             index=index,
             seconds=batch.seconds,
-            diffusion_steps=task.row.plan.diffusion_steps,
+            diffusion_steps=_diffusion_steps(task.row, made.steps),
             tokens=made.tokens,
             steps=made.steps,
             log_probs=made.log_probs,
+            rounds=made.rounds,
         )
+
+
+def _diffusion_steps(row: "Row", steps: "tuple[int, ...]") -> int:
+    """Calls until the last that decided for the diffusion phase."""
+    early = row.order_L[row.plan.given : row.plan.late]
+    return max((steps[position] + 1 for position in early), default=0)
 
 
 def _header(run: "Run | InfillRun") -> "Header":

@@ -53,6 +53,8 @@ def sample(
     temperature: options.Temperature = 1.0,
     top_p: options.TopP = 0.9,
     top_k: options.TopK = None,
+    draft: options.Draft = None,
+    draft_costs: options.DraftCosts = None,
     output: options.Output = None,
     output_dir: options.OutputDir = None,
     trace: options.Trace = None,
@@ -79,6 +81,8 @@ def sample(
     """
 
     def settings(lm: "LanguageModel") -> "SampleSettings":
+        from esogen.language_model import DEFAULT_BATCH
+
         if verify and "kv_cache" in lm.unused:
             raise UsageError(
                 "--verify compares runs with and without the KV cache, and a model of the family"
@@ -92,11 +96,16 @@ def sample(
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
+            draft=drafted,
+            draft_costs=costs,
+            rows=min(n * best_of, batch_size or DEFAULT_BATCH),
             seed=seed,
             raw=raw,
             kv_cache=not no_kv_cache,
         )
 
+    kept = output_dir is not None
+    drafted, costs = options.drafts_of(draft, draft_costs, verify=verify, kept=kept)
     ranks, places = Ranks.here(), read_devices(devices, device)
     several = max(ranks.world, len(places)) > 1
     if several or output_dir:

@@ -1,11 +1,12 @@
 """The line after a run: what it cost, and the command that gives the same texts again."""
 
 import shlex
-from collections.abc import Container
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from esogen.generate.drafting import Drafting
     from esogen.generate.draw import DrawSettings
     from esogen.generate.plan import ScheduleSettings
     from esogen.language_model import Sample, SampleSettings
@@ -19,12 +20,16 @@ class Tally:
     tokens: int = 0
     calls: int = 0
     seconds: float = 0.0
+    drafts: int = 0
+    accepted: int = 0
 
     def count(self, sample: "Sample") -> None:
         """Add one text; the time of its batch is added once, by whoever ran it."""
         self.texts += 1
         self.tokens += sample.decided
         self.calls += sample.nfe
+        self.drafts += sample.drafts
+        self.accepted += sample.accepted
 
     def __str__(self) -> str:
         speed = self.tokens / self.seconds if self.seconds else 0.0
@@ -32,6 +37,7 @@ class Tally:
             *((f"{self.texts} texts",) if self.texts > 1 else ()),
             f"{self.tokens} tokens",
             f"NFE {self.calls / max(self.texts, 1):.4g}",
+            *((f"{self.accepted / self.drafts:.0%} of drafts accepted",) if self.drafts else ()),
             f"{self.seconds:.2f} s",
             f"{speed:.0f} tokens/s",
         )
@@ -56,7 +62,7 @@ def command_again(
     """
     words = [
         *("-m", model, "-L", settings.length),
-        *how_drawn(settings.draw, settings.schedule, unused),
+        *how_drawn(settings.draw, settings.schedule, unused, settings.drafting),
         *("-n", n, *(() if best_of == 1 else ("--best-of", best_of))),
         *("--seed", settings.seed, "--dtype", dtype),
         *(() if device == "auto" else ("--device", device)),
@@ -70,16 +76,25 @@ def command_again(
 
 
 def how_drawn(
-    draw: "DrawSettings", schedule: "ScheduleSettings", unused: Container[str] = ()
+    draw: "DrawSettings",
+    schedule: "ScheduleSettings",
+    unused: Container[str] = (),
+    drafting: "Drafting | None" = None,
 ) -> list[object]:
     """The flags of a schedule and of drawing, with their values; none of what is `unused`."""
     return [
-        *(() if "steps" in unused else ("-s", schedule.steps)),
+        *(() if drafting or "steps" in unused else ("-s", schedule.steps)),
         *(() if "alpha_0" in unused else ("--alpha-0", schedule.alpha_0)),
         *(() if "schedule" in unused else ("--schedule", schedule.schedule)),
         *("-t", draw.temperature, "--top-p", draw.top_p),
         *(() if draw.top_k is None else ("--top-k", draw.top_k)),
+        *(_flags(drafting.fields) if drafting else ()),
     ]
+
+
+def _flags(fields: Mapping[str, object]) -> Iterator[object]:
+    for name, value in fields.items():
+        yield from ("--" + name.replace("_", "-"), value)
 
 
 def quoted(value: object) -> str:

@@ -7,7 +7,7 @@ Shapes: B rows still running, L positions, K tokens of this step, D model width.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -30,8 +30,23 @@ END_CHECK_INTERVAL = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Examined:
+    """Drafts that one network call verified, and how many of them stood, `[B]` each."""
+
+    drafts_B: NDArray[np.int64]
+    accepted_B: NDArray[np.int64]
+
+    def of(self, rows: NDArray[np.int64]) -> "Examined":
+        """What was examined of these rows."""
+        return Examined(self.drafts_B[rows], self.accepted_B[rows])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """What one network call decided: for `rows` `[B]` of the batch, `[B, K]` each on the device."""
+    """What one network call decided: for `rows` `[B]` of the batch, `[B, K]` each on the device.
+
+    `examined`: None where nothing is drafted.
+    """
 
     index: int
     sequential: bool
@@ -39,6 +54,7 @@ class Step:
     positions_BK: Tensor
     tokens_BK: Tensor
     log_probs_BK: Tensor
+    examined: Examined | None = field(default=None, kw_only=True)
 
 
 @dataclass(slots=True, eq=False)

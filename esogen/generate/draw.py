@@ -57,7 +57,7 @@ def draw(logits_KV: Tensor, uniforms_K: Tensor, settings: DrawSettings) -> Drawn
     """
     log_probs_KV = logits_KV.log_softmax(-1)
     probs_KV = tempered(log_probs_KV, settings.temperature)
-    tokens_K1 = _search(_shaped(probs_KV, settings), uniforms_K)
+    tokens_K1 = search(_shaped(probs_KV, settings), uniforms_K)
     return Drawn(tokens_K1[..., 0], log_probs_KV.gather(-1, tokens_K1)[..., 0])
 
 
@@ -150,7 +150,7 @@ def _ascending(probs_KV: Tensor) -> Tensor:
     return torch.from_numpy(np.sort(probs_KV.numpy(), axis=-1))  # vectorised, unlike torch's
 
 
-def _search(probs_KV: Tensor, uniforms_K: Tensor) -> Tensor:
+def search(probs_KV: Tensor, uniforms_K: Tensor) -> Tensor:
     """Index `[..., 1]` at which the running sum of unnormalised probabilities passes u."""
     cdf_KV = probs_KV.cumsum(-1, dtype=torch.float64)
     target_K1 = (uniforms_K.double() * cdf_KV[..., -1])[..., None]

@@ -44,14 +44,14 @@ class Row:
     """One text to be filled.
 
     `ids_L`: given tokens; what stands elsewhere is not read. `kinds_L`: which line of the rule's
-    allowed tokens holds at each position. `plan`: of this text alone. `uniforms_L`: what each
-    position is drawn with.
+    allowed tokens holds at each position. `plan`: of this text alone. `uniforms_L3`: what each
+    position is drawn with, and with which drafts are examined.
     """
 
     ids_L: Ids
     kinds_L: Ids
     plan: Plan
-    uniforms_L: NDArray[np.float64]
+    uniforms_L3: NDArray[np.float64]
 
     @property
     def order_L(self) -> Ids:
@@ -161,7 +161,7 @@ def start(network: Network, rows: Sequence[Row], device: torch.device) -> Canvas
         length, given = len(row.ids_L), row.order_L[: row.plan.given]
         canvas_BL[b, given] = row.ids_L[given]
         order_BL[b, :length], kinds_BL[b, :length] = row.order_L, row.kinds_L
-        uniforms_BL[b, :length] = row.uniforms_L
+        uniforms_BL[b, :length] = row.uniforms_L3[:, 0]
     given_B = np.array([row.plan.given for row in rows])
     return Canvas(
         torch.from_numpy(canvas_BL).to(device),
@@ -177,6 +177,14 @@ def start(network: Network, rows: Sequence[Row], device: torch.device) -> Canvas
 @torch.inference_mode()
 def prefilled(network: Network, rows: Sequence[Row], canvas: Canvas) -> CachedFill:
     """Calls whose cache holds the given tokens of every row, computed once for each group."""
+    return CachedFill(network, prefilled_cache(network, rows, canvas, _places(rows)))
+
+
+@torch.inference_mode()
+def prefilled_cache(
+    network: Network, rows: Sequence[Row], canvas: Canvas, places: int
+) -> SharedPrefix:
+    """A cache of the given tokens of all rows, with so many places more for each row."""
     groups = {row.given: b for b, row in reversed([*enumerate(rows)])}
     first = np.array(sorted(groups.values()))
     group_B = np.searchsorted(first, [groups[row.given] for row in rows])
@@ -192,8 +200,8 @@ def prefilled(network: Network, rows: Sequence[Row], canvas: Canvas) -> CachedFi
     if fed := ids_GW.shape[1]:
         network.hidden(ids_GW, positions_GW, shared.attend(fed))
         shared.commit(given_B[first] + fed - width)
-    own = KVCache(network.config, len(rows), max(_places(rows), 1), device=device, dtype=dtype)
-    return CachedFill(network, SharedPrefix(shared, own, group_B))
+    own = KVCache(network.config, len(rows), max(places, 1), device=device, dtype=dtype)
+    return SharedPrefix(shared, own, group_B)
 
 
 def _places(rows: Sequence[Row]) -> int:

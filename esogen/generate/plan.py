@@ -66,15 +66,15 @@ class Plan:
         """Sorted index behind the last token that each step decides."""
         return self.given + np.cumsum(self.counts_S)
 
-    def step_of_each(self) -> NDArray[np.int64]:
-        """Step that decides each natural position, `[B, L]`; -1 for given tokens."""
-        step_of_index = np.repeat(np.arange(self.nfe), self.counts_S)
-        sorted_steps = np.concatenate([np.full(self.given, -1), step_of_index])
-        steps_BL = np.empty_like(self.order_BL)
-        np.put_along_axis(
-            steps_BL, self.order_BL, np.broadcast_to(sorted_steps, self.order_BL.shape), axis=1
-        )
-        return steps_BL
+    def one_by_one(self) -> "Plan":
+        """The same order and phases, a token at a time."""
+        early, all_ = self.late - self.given, int(self.counts_S.sum())
+        return Plan(self.order_BL, self.given, np.ones(all_, np.int64), early)
+
+    @property
+    def late(self) -> int:
+        """Sorted index at which the sequential phase begins."""
+        return self.given + int(self.counts_S[: self.diffusion_steps].sum())
 
 
 def make_plan(

@@ -41,9 +41,12 @@ class KVCache:
         self.lengths_B: NDArray[np.int64] = np.zeros(rows, np.int64)
         """Committed tokens of each row; known on the host, so no call waits for a GPU."""
 
-    def attend(self, width: int) -> "CachedAttend":
-        """The attention of one call of `width` new tokens a row, causal behind what stands."""
-        return CachedAttend(self, width)
+    def attend(self, width: int, seen_BLL: Tensor | None = None) -> "CachedAttend":
+        """The attention of one call of `width` new tokens a row, behind what stands.
+
+        Among themselves they are causal, or see what `seen_BLL` says, bool.
+        """
+        return CachedAttend(self, width, seen_BLL)
 
     def write(self, layer: int, places: slice | Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> None:
         """Lay keys and values into `places`: the same of every row, or flat indices `[B * L]`."""
@@ -99,23 +102,25 @@ class CachedAttend:
     ######  ##.
     ######  ###
 
+    unless the call says otherwise of the new ones.
     Where all rows stand at one length, which is the rule, they share one mask and nothing is
     copied from the host, so that a call never waits for a GPU.
     """
 
-    def __init__(self, cache: KVCache, width: int) -> None:
+    def __init__(self, cache: KVCache, width: int, seen_BLL: Tensor | None = None) -> None:
         self._cache, self._seen = cache, int(cache.lengths_B.max()) + width
         if self._seen > cache.capacity:
             raise ValueError(f"{self._seen} tokens do not fit a cache of {cache.capacity}")
         level = cache.lengths_B.min() == self._seen - width
         self._new = slice(self._seen - width, self._seen) if level else _slots(cache, width)
-        self._causal = self._seen == width
-        self._mask = None if self._causal or (level and width == 1) else self._added(width)
+        self._causal = self._seen == width and seen_BLL is None
+        bare = self._causal or (level and width == 1)
+        self._mask = None if bare else self._added(width, seen_BLL)
 
-    def _added(self, width: int) -> Tensor:
+    def _added(self, width: int, seen_BLL: Tensor | None) -> Tensor:
         """The mask `[B or 1, 1, L, M]` as numbers added to the scores, made once for all layers."""
         place_BL1 = _places(self._cache, width)[..., None]
-        hidden_BLM = torch.arange(self._seen, device=place_BL1.device) > place_BL1
+        hidden_BLM = hidden_places(place_BL1, self._seen, seen_BLL)
         mask = torch.zeros(hidden_BLM.shape, dtype=self._cache.dtype, device=place_BL1.device)
         return mask.masked_fill_(hidden_BLM, -torch.inf)[:, None]
 
@@ -144,6 +149,18 @@ class StepAttend:
         self._cache.write(layer, self._slots, k_BLNH, v_BLNH)
         k_BPNH, v_BPNH = self._cache.read(layer, self._cache.capacity)
         return self._kernel(q_BLNH, k_BPNH, v_BPNH, self._stands_B)
+
+
+def hidden_places(place_BL1: Tensor, places: int, seen_BLL: Tensor | None) -> Tensor:
+    """Which of so many places new tokens at `place_BL1` do not see, bool `[B or 1, L, M]`."""
+    place_M = torch.arange(places, device=place_BL1.device)
+    if seen_BLL is None:
+        return place_M > place_BL1
+    rows, width, _ = seen_BLL.shape
+    column_BM = place_M - place_BL1[:, 0]
+    index_BLM = column_BM.clamp(0, width - 1)[:, None].expand(rows, width, places)
+    stands_BM, behind_BM = column_BM < 0, column_BM >= width
+    return ~(seen_BLL.gather(-1, index_BLM) | stands_BM[:, None]) | behind_BM[:, None]
 
 
 def _slots(cache: KVCache, width: int) -> Tensor:

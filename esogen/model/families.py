@@ -13,22 +13,25 @@ from esogen.model.config import Family
 
 _ONE_BY_ONE = "decides one token a call"
 _NO_BLOCKS = "has no blocks"
+_NO_CONDITIONALS = "gives no exact conditionals in one call, which verify drafts"
 _NO_SHARE = "has no share of a diffusion phase to choose"
 
 UNUSED: Mapping[Family, Mapping[str, str]] = {
     "esolm-b": {"block_size": _NO_BLOCKS},
-    "esolm-a": {"block_size": _NO_BLOCKS},
+    "esolm-a": {"block_size": _NO_BLOCKS, "draft": _NO_CONDITIONALS},
     "mdlm": {
         "alpha_0": _NO_SHARE,
         "schedule": "decides positions at random",
         "kv_cache": "has no KV cache to do without",
         "attention": "has no KV cache to attend through",
         "block_size": _NO_BLOCKS,
+        "draft": _NO_CONDITIONALS,
     },
     "bd3lm": {
         "steps": _ONE_BY_ONE,
         "alpha_0": _NO_SHARE,
         "schedule": "decides block after block",
+        "draft": _NO_CONDITIONALS,
     },
     "ar": {
         "steps": _ONE_BY_ONE,
@@ -36,6 +39,7 @@ UNUSED: Mapping[Family, Mapping[str, str]] = {
         "schedule": "decides left to right",
         "cond_dim": "has no adaLN",
         "bos": "always begins from end-of-text",
+        "draft": "has no masks to draft with",
         "block_size": _NO_BLOCKS,
     },
 }

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esogen.model.cache import KVCache
+from esogen.model.cache import KVCache, hidden_places
 
 
 class SharedPrefix:
@@ -24,9 +24,9 @@ class SharedPrefix:
     def __init__(self, shared: KVCache, own: KVCache, group_B: NDArray[np.int64]) -> None:
         self.shared, self.own, self.group_B = shared, own, group_B
 
-    def attend(self, width: int) -> "SharedAttend":
-        """The attention of one call of `width` new tokens a row, causal behind what stands."""
-        return SharedAttend(self, width)
+    def attend(self, width: int, seen_BLL: Tensor | None = None) -> "SharedAttend":
+        """The attention of one call, as `KVCache.attend` has it."""
+        return SharedAttend(self, width, seen_BLL)
 
     def commit(self, count_B: NDArray[np.int64]) -> None:
         """Make the first `count_B` tokens of the last call permanent."""
@@ -39,9 +39,12 @@ class SharedPrefix:
 
 
 class SharedAttend:
-    """One call. Query j of a row with n tokens of its own sees its prefix and places 0..n+j."""
+    """One call. Query j of a row with n tokens of its own sees its prefix and places 0..n+j.
 
-    def __init__(self, cache: SharedPrefix, width: int) -> None:
+    `seen_BLL` as in `KVCache.attend`.
+    """
+
+    def __init__(self, cache: SharedPrefix, width: int, seen_BLL: Tensor | None = None) -> None:
         own, shared, device = cache.own, cache.shared, cache.own.device
         self._own, self._shared = own, shared
         self._places, self._prefix = int(own.lengths_B.max()) + width, int(shared.lengths_B.max())
@@ -53,7 +56,7 @@ class SharedAttend:
         self._slots = (place_BL + rows * own.capacity).flatten()
         prefix_B1 = torch.from_numpy(shared.lengths_B[cache.group_B])[:, None].to(device)
         hidden_BS = torch.arange(self._prefix, device=device) >= prefix_B1
-        hidden_BLM = torch.arange(self._places, device=device) > place_BL[..., None]
+        hidden_BLM = hidden_places(place_BL[..., None], self._places, seen_BLL)
         hidden_BLS = hidden_BS[:, None].expand(-1, width, -1)
         self._hidden = torch.cat([hidden_BLS, hidden_BLM], -1)[:, None]
         self._members = [

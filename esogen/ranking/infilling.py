@@ -24,7 +24,9 @@ from torch import Tensor
 from esogen.checkpoint.memory import Room
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import NumericalError
+from esogen.generate import lossless
 from esogen.generate.denoise import Step
+from esogen.generate.drafting import Drafting
 from esogen.generate.draw import DrawSettings
 from esogen.generate.fill import (
     Canvas,
@@ -35,6 +37,7 @@ from esogen.generate.fill import (
     agreement,
     fill,
     prefilled,
+    prefilled_cache,
 )
 from esogen.generate.fill import start as start_canvas
 from esogen.generate.plan import Plan, ScheduleSettings, make_plan
@@ -64,6 +67,7 @@ class InfillSettings:
     end_allowed: bool = False
     order: Order = LEFT_TO_RIGHT
     kv_cache: bool = True
+    drafting: Drafting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class Candidate:
     `tokens`, `steps` and `log_probs` by position: ids; the network call that decided each, -1 for
     given tokens; the model's own log-probability then, nats, before temperature and truncation.
     `log_prob` is their sum. `score` is log p of the whole text in the common order, nats.
+    `rounds`: for each call, drafts verified and how many of them stood; none without drafts.
     """
 
     text: str
@@ -85,6 +90,7 @@ class Candidate:
     log_prob: float
     nfe: int
     score: float
+    rounds: tuple[tuple[int, int], ...] = ()
 
     @property
     def score_per_token(self) -> float:
@@ -175,6 +181,11 @@ class Shown:
         self.given_L = tasks[0].row.ids_L
         self._batch = batch
 
+    def drafts(self) -> NDArray[np.int64] | None:
+        """Those of the rows that are shown, as of the batch."""
+        drafts_BL = self._batch.drafts()
+        return None if drafts_BL is None else drafts_BL[: len(self.indices), : len(self.given_L)]
+
     def steps(self) -> Iterator[Step]:
         """Run the whole batch, yielding what was decided of the rows that are shown."""
         for step in self._batch.steps():
@@ -185,7 +196,9 @@ class Shown:
                 index = torch.from_numpy(shown).to(step.tokens_BK.device)
                 columns = (step.positions_BK, step.tokens_BK, step.log_probs_BK)
                 rows = step.rows[shown]
-                yield Step(step.index, step.sequential, rows, *(x[index] for x in columns))
+                tensors = (x[index] for x in columns)
+                examined = step.examined and step.examined.of(shown)
+                yield Step(step.index, step.sequential, rows, *tensors, examined=examined)
 
 
 class InfillBatch:
@@ -203,6 +216,7 @@ class InfillBatch:
         self._made: list[Candidate] = []
         self._engine = engine
         self._steps: list[Step] = []
+        self._rows: lossless.Rows | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -217,12 +231,44 @@ class InfillBatch:
         """Run the network, yielding what each call decided."""
         began = time.perf_counter()
         network, rows = self._engine.network, self.rows
-        canvas = start_canvas(network, rows, self._engine.device)
-        calls = self.calls(canvas, cached=self.settings.kv_cache)
-        for step in fill(network, calls, rows, canvas, self.rule()):
+        canvas, drafting = start_canvas(network, rows, self._engine.device), self.settings.drafting
+        if drafting is None:
+            calls = self.calls(canvas, cached=self.settings.kv_cache)
+            steps = fill(network, calls, rows, canvas, self.rule())
+        else:
+            steps = self._drafted(canvas, drafting)
+        for step in steps:
             self._steps.append(step)
             yield step
         self.seconds = time.perf_counter() - began
+
+    def _drafted(self, canvas: Canvas, drafting: Drafting) -> Iterator[Step]:
+        network, rows, device = self._engine.network, self.rows, self._engine.device
+        texts = [
+            lossless.Text(
+                row.ids_L, row.kinds_L, row.order_L, row.plan.given, row.plan.late, row.uniforms_L3
+            )
+            for row in rows
+        ]
+        self._rows = lossless.start(texts)
+        calls: lossless.Calls = lossless.UncachedDrafts(network, len(rows), device)
+        if self.settings.kv_cache:
+            longest = max(len(row.order_L) - row.plan.given for row in rows)
+            places = drafting.places(longest)
+            cache = prefilled_cache(network, rows, canvas, places)
+            given_B = np.array([row.plan.given for row in rows])
+            calls = lossless.CachedDrafts(network, cache, given_B, device)
+        return lossless.lossless(network, calls, self._rows, self.rule(), drafting)
+
+    def drafts(self) -> NDArray[np.int64] | None:
+        """Drafts to be verified, `[B, L]` by position, else -1; None if nothing is drafted."""
+        if self.settings.drafting is None:
+            return None
+        longest = max(len(row.ids_L) for row in self.rows)
+        drafts_BL = np.full((len(self.rows), longest), BLANK)
+        if self._rows is not None:
+            self._rows.show_drafts(drafts_BL)
+        return drafts_BL
 
     def rule(self) -> Rule:
         """How this run draws."""
@@ -251,6 +297,9 @@ class InfillBatch:
             positions, tokens, log_probs = (x.cpu().numpy() for x in columns)
             for b, row in enumerate(step.rows):
                 decided[row].take(step.index, positions[b], tokens[b], log_probs[b])
+                if step.examined:
+                    drafts, stood = step.examined.drafts_B[b], step.examined.accepted_B[b]
+                    decided[row].rounds.append((int(drafts), int(stood)))
         if not all(np.isfinite(each.log_probs_L).all() for each in decided):
             raise NumericalError(
                 "the network gave logits that are not finite numbers;"
@@ -274,8 +323,9 @@ class InfillBatch:
             steps=tuple(decided.steps_L.tolist()),
             log_probs=tuple(decided.log_probs_L.tolist()),
             log_prob=float(decided.log_probs_L.sum()),
-            nfe=task.row.plan.nfe,
+            nfe=int(decided.steps_L.max(initial=-1)) + 1,
             score=score,
+            rounds=tuple(decided.rounds),
         )
 
 
@@ -286,11 +336,15 @@ class _Decided:
     tokens_L: NDArray[np.int64]
     steps_L: NDArray[np.int64]
     log_probs_L: NDArray[np.float64]
+    rounds: list[tuple[int, int]]
 
     @classmethod
     def of(cls, row: Row) -> "_Decided":
         return cls(
-            row.ids_L.copy(), np.full(len(row.ids_L), BLANK), np.zeros(len(row.ids_L), np.float64)
+            row.ids_L.copy(),
+            np.full(len(row.ids_L), BLANK),
+            np.zeros(len(row.ids_L), np.float64),
+            [],
         )
 
     def take(
@@ -388,11 +442,12 @@ class _Open:
 
 
 def row_of(layout: Layout, settings: InfillSettings, index: int) -> Row:
-    """Candidate `index` of a layout, planned."""
+    """Candidate `index` of a layout, planned; a token at a time where it is drafted."""
     given, blank = (np.flatnonzero(x) for x in (layout.ids_L != BLANK, layout.ids_L == BLANK))
+    plan = make_plan(settings.schedule, settings.seed, range(index, index + 1), given, blank)
     return Row(
         layout.ids_L,
         np.where(layout.spaced_L, BEGINS_WORD, FREE),
-        make_plan(settings.schedule, settings.seed, range(index, index + 1), given, blank),
-        token_uniforms(settings.seed, index, len(layout.ids_L))[:, 0],
+        plan if settings.drafting is None else plan.one_by_one(),
+        token_uniforms(settings.seed, index, len(layout.ids_L)),
     )

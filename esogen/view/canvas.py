@@ -34,7 +34,7 @@ _TRIED = 32
 """Pairs of tokens after which it is known how a tokenizer joins them."""
 
 _ROLES = (
-    *(theme.MASK, theme.PEN, theme.GIVEN, theme.SETTLED, theme.WRITTEN),
+    *(theme.MASK, theme.PEN, theme.DRAFT, theme.GIVEN, theme.SETTLED, theme.WRITTEN),
     *(theme.LOW, theme.MIDDLE, theme.HIGH, *theme.ORDERS, *theme.CYCLE),
 )
 _ROLE = {role: number for number, role in enumerate(_ROLES)}
@@ -52,7 +52,8 @@ class Frame:
     model gave the token then. `given_L` bool. `step`: index of the latest call, -1 before the
     first; of `steps` calls in the plan the first `diffusion_steps` are the diffusion phase. What
     call number `since` and later ones decided counts as just decided. `ended`: behind the last
-    position stands the end of the text.
+    position stands the end of the text. `drafts_L`: ids of drafts that are still to be verified,
+    `UNDECIDED` elsewhere, or None where nothing is drafted.
     """
 
     tokens_L: NDArray[np.int64]
@@ -64,6 +65,14 @@ class Frame:
     diffusion_steps: int
     since: int
     ended: bool = False
+    drafts_L: NDArray[np.int64] | None = None
+
+    @property
+    def shown_L(self) -> NDArray[np.int64]:
+        """Ids to be shown: drafts stand where masks do."""
+        if self.drafts_L is None:
+            return self.tokens_L
+        return np.where(self.tokens_L == UNDECIDED, self.drafts_L, self.tokens_L)
 
     @property
     def sequential(self) -> bool:
@@ -90,6 +99,7 @@ class Frame:
             steps_L=self.steps_L[:end],
             certainty_L=self.certainty_L[:end],
             given_L=self.given_L[:end],
+            drafts_L=None if self.drafts_L is None else self.drafts_L[:end],
             ended=True,
         )
 
@@ -103,7 +113,7 @@ class Page(NamedTuple):
 
 def layout(frame: Frame, pieces: "Pieces", width: int, color_by: ColorBy) -> Page:
     """Wrap a frame to `width` columns."""
-    ids = frame.tokens_L.tolist()
+    ids = frame.shown_L.tolist()
     flow, focus = Flow(width), -1
     for position, (parts, role) in enumerate(
         zip(pieces.parts(ids), roles(frame, color_by), strict=True)
@@ -135,7 +145,8 @@ def roles(frame: Frame, color_by: ColorBy) -> list[str]:
         numbers_L = _ROLE[theme.ORDERS[0]] + shade_L.clip(0, len(theme.ORDERS) - 1)
     else:
         numbers_L = _ROLE[theme.CYCLE[0]] + frame.steps_L % len(theme.CYCLE)
-    masks_L = frame.tokens_L == UNDECIDED
+    numbers_L[frame.tokens_L == UNDECIDED] = _ROLE[theme.DRAFT]
+    masks_L = frame.shown_L == UNDECIDED
     numbers_L[masks_L] = _ROLE[theme.MASK]
     numbers_L[frame.given_L] = _ROLE[theme.GIVEN]
     if frame.sequential and masks_L.any():

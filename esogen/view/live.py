@@ -57,6 +57,10 @@ class Watched(Protocol):
         """Run, yielding what each call decided."""
         ...
 
+    def drafts(self) -> NDArray[np.int64] | None:
+        """Drafts to be verified, `[B, L]` by position, else -1; None if nothing is drafted."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -181,6 +185,7 @@ class _Canvas:
 
     def __init__(self, batch: Watched) -> None:
         self._plan, self._end_of_text = batch.plan, batch.end_of_text
+        self._drafts = batch.drafts
         given = self._plan.order_BL[:, : self._plan.given]
         shape = self._plan.order_BL.shape
         self._tokens_BL = np.full(shape, UNDECIDED, np.int64)
@@ -215,6 +220,12 @@ class _Canvas:
 
     def frames(self, since: int) -> list[Frame]:
         """Every text as it stands now."""
+        drafts_BL = self._drafts()
+        steps, diffusion_steps = self._plan.nfe, self._plan.diffusion_steps
+        if drafts_BL is not None:
+            steps, diffusion_steps = (
+                self._calls_for(tokens) for tokens in (steps, diffusion_steps)
+            )
         return [
             Frame(
                 self._tokens_BL[row],
@@ -222,9 +233,15 @@ class _Canvas:
                 self._certainty_BL[row],
                 self._given_BL[row],
                 self.step,
-                self._plan.nfe,
-                self._plan.diffusion_steps,
+                steps,
+                diffusion_steps,
                 since,
+                drafts_L=None if drafts_BL is None else drafts_BL[row],
             ).until(self._end_of_text)
             for row in range(len(self._tokens_BL))
         ]
+
+    def _calls_for(self, tokens: int) -> int:
+        """Calls in which so many tokens of a text will be decided, at the pace until now."""
+        decided = np.count_nonzero(self._steps_BL != GIVEN) / len(self._steps_BL)
+        return round(tokens * (self.step + 1) / decided) if decided else tokens

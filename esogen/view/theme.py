@@ -13,6 +13,7 @@ ColorBy = Literal["certainty", "order", "step"]
 COLOR_BY: tuple[ColorBy, ...] = ("certainty", "order", "step")
 
 PLAIN, MASK, PEN, GIVEN, SETTLED, WRITTEN = "plain", "mask", "pen", "given", "settled", "written"
+DRAFT = "draft"
 LOW, MIDDLE, HIGH = "low", "middle", "high"
 QUIET, DIFFUSION, SEQUENTIAL, SWITCH = "quiet", "diffusion", "sequential", "switch"
 ORDERS = tuple(f"order-{shade}" for shade in range(8))
@@ -71,6 +72,7 @@ _BASE: dict[str, Paint] = {
     PLAIN: Paint(),
     MASK: Paint(242),
     PEN: Paint(140),
+    DRAFT: Paint(242, dim=True),
     GIVEN: Paint(67),
     SETTLED: Paint(),
     WRITTEN: Paint(140),
@@ -103,6 +105,7 @@ _COLORBLIND: dict[str, Paint] = {
 _MONOCHROME: dict[str, Paint] = {
     **dict.fromkeys(_BASE, Paint()),
     MASK: Paint(dim=True),
+    DRAFT: Paint(dim=True),
     PEN: Paint(bold=True),
     GIVEN: Paint(dim=True),
     LOW: Paint(underline=True),
