@@ -122,7 +122,7 @@ def _seconds(network: Network, cache: KVCache, drafts: int) -> float:
     seen_BWW = torch.ones(rows, width, width, dtype=torch.bool, device=cache.device).tril()
     attend = cache.attend(width, seen_BWW)
     hidden_BWD = network.hidden(ids_BW, positions_BW, attend, slice(drafts, None))
-    for hidden_MD in hidden_BWD.flatten(0, 1).split(chunk_rows(network, hidden_BWD)):
+    for hidden_MD in torch.split(hidden_BWD.flatten(0, 1), chunk_rows(network, hidden_BWD)):
         uniforms_M = torch.full_like(hidden_MD[:, 0], 0.5)
         drawn = draw(network.logits(hidden_MD), uniforms_M, DrawSettings(top_p=0.9))
     drawn.tokens.cpu()  # waits for the device
