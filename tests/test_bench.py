@@ -26,9 +26,9 @@ from esogen.bench.paper import points
 from esogen.bench.subject import Subject, open_subject, random_network, whole_plan
 from esogen.checkpoint.config_file import CardDefaults
 from esogen.cli import main
-from esogen.generate.denoise import Calls, Progress, Step, denoise
+from esogen.generate.denoise import Calls, Progress, denoise
 from esogen.generate.draw import Drawing, Drawn, DrawSettings, draw
-from esogen.generate.plan import ScheduleSettings, make_plan
+from esogen.generate.plan import Plan, ScheduleSettings, make_plan
 from esogen.model.config import Family
 from esogen.peers.family import calls_for
 from tests.runs import NO_POSITIONS, begin
@@ -452,16 +452,13 @@ def test_the_latency_table_takes_one_token_a_step() -> None:
 
 def test_the_time_of_some_steps_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of 10 ms each, and 50 ms before the first."""
-    begin_run, pause = Subject.steps, 0.01
+    pause = 0.01
 
-    def steps(self: Subject, *words: Any, drawing: bool) -> Iterator[Step]:
+    def steps(self: Subject, case: Case, plan: Plan, *, drawing: bool) -> Iterator[None]:
         time.sleep(5 * pause)
-        return slowly(begin_run(self, *words, drawing=drawing))
-
-    def slowly(run: Iterator[Step]) -> Iterator[Step]:
-        for step in run:
+        for _ in range(plan.nfe):
             time.sleep(pause)
-            yield step
+            yield
 
     monkeypatch.setattr(Subject, "steps", steps)
     case = Case("mdlm", 32, 1, 32, schedule="blocks", timed_steps=4, forward_only=False)
