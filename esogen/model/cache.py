@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from esogen.model.attention import Kernel, StepKernel, attention
 from esogen.model.config import ModelConfig
@@ -115,13 +116,17 @@ class CachedAttend:
         self._new = slice(self._seen - width, self._seen) if level else _slots(cache, width)
         self._causal = self._seen == width and seen_BLL is None
         bare = self._causal or (level and width == 1)
-        self._mask = None if bare else self._added(width, seen_BLL)
+        self._mask = None if bare else self._added(width, seen_BLL, level=level)
 
-    def _added(self, width: int, seen_BLL: Tensor | None) -> Tensor:
+    def _added(self, width: int, seen_BLL: Tensor | None, *, level: bool) -> Tensor:
         """The mask `[B or 1, 1, L, M]` as numbers added to the scores, made once for all layers."""
-        place_BL1 = _places(self._cache, width)[..., None]
-        hidden_BLM = hidden_places(place_BL1, self._seen, seen_BLL)
-        mask = torch.zeros(hidden_BLM.shape, dtype=self._cache.dtype, device=place_BL1.device)
+        device = self._cache.device
+        if level and seen_BLL is not None:
+            hidden_BLM = pad(~seen_BLL, (self._seen - width, 0))
+        else:
+            place_BL1 = _places(self._cache, width)[..., None]
+            hidden_BLM = hidden_places(place_BL1, self._seen, seen_BLL)
+        mask = torch.zeros(hidden_BLM.shape, dtype=self._cache.dtype, device=device)
         return mask.masked_fill_(hidden_BLM, -torch.inf)[:, None]
 
     def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
