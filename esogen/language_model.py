@@ -32,7 +32,7 @@ from esogen.generate.template import fix as fix_words
 from esogen.generate.verify import Agreement, Side, compare
 from esogen.model.attention import Kernels
 from esogen.model.families import ALPHA_0, UNUSED, check_used
-from esogen.peers.family import RECORDED, calls_for, plan_for, row_bytes
+from esogen.peers.family import RECORDED, calls_for, kernels_for, plan_for, row_bytes
 from esogen.ranking.best_of import best_of as choose_best
 from esogen.ranking.infilling import Engine, Filled, Infilling, InfillSettings
 from esogen.ranking.revising import revise
@@ -149,9 +149,9 @@ class LanguageModel:
     @cached_property
     def kernels(self) -> Kernels:
         """What attends; what nobody asked for is chosen where steps are recorded."""
-        word = "auto" if self.checkpoint.config.family in RECORDED else "sdpa"
         dtype = self.checkpoint.network.vocab_embed.embedding.dtype
-        return self._asked or choose_attention(word, self.device, dtype)
+        family = self.checkpoint.config.family
+        return self._asked or kernels_for("auto", family, self.device, dtype)
 
     @cached_property
     def drawing(self) -> Drawing:
@@ -244,13 +244,16 @@ class LanguageModel:
                 yield text
 
     def run_fields(self, settings: SampleSettings) -> dict[str, Any]:
-        """What JSON says of every text of a run; None for what the family has no use for."""
+        """What JSON says of every text of a run."""
+        return {"length": settings.length, **self.drawn_fields(settings)}
+
+    def drawn_fields(self, settings: SampleSettings | InfillSettings) -> dict[str, Any]:
+        """What JSON says of how texts are drawn; None for what the family has no use for."""
         schedule, draw, checkpoint = settings.schedule, settings.draw, self.checkpoint
         drafting = settings.drafting
         nothing = {*self.unused, *(("steps",) if drafting else ())}
         rule = {name: getattr(schedule, name) for name in ("steps", "alpha_0", "schedule")}
         return {
-            "length": settings.length,
             **{name: None if name in nothing else rule[name] for name in rule},
             **(drafting.fields if drafting else {}),
             "temperature": draw.temperature,
@@ -371,18 +374,7 @@ class LanguageModel:
             "attention": self._asked.word if self._asked else None,
             "draft": draft,
         }
-        if self._asked and self._asked.step and family not in RECORDED:
-            raise UsageError(
-                f"attention is {self._asked.word}, and a model of the family {family} has no steps"
-                " that are recorded; use sdpa or auto"
-            )
-        if draft is not None and steps is not None:
-            raise UsageError(
-                f"draft is {draft} and steps is {steps}; drafts are verified one token per step,"
-                " so leave one of them out"
-            )
-        if draft_costs is not None and draft != "auto":
-            raise UsageError("draft_costs is given without draft auto; give both, or neither")
+        self._check_together(steps, draft, draft_costs)
         try:
             check_used(family, given)
             return SampleSettings(
@@ -400,6 +392,24 @@ class LanguageModel:
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
+
+    def _check_together(
+        self, steps: int | None, draft: int | Auto | None, costs: Sequence[float] | None
+    ) -> None:
+        """Raise `UsageError` for settings of which one excludes the other."""
+        family = self.checkpoint.config.family
+        if self._asked and self._asked.step and family not in RECORDED:
+            raise UsageError(
+                f"attention is {self._asked.word}, and a model of the family {family} has no steps"
+                " that are recorded; use sdpa or auto"
+            )
+        if draft is not None and steps is not None:
+            raise UsageError(
+                f"draft is {draft} and steps is {steps}; drafts are verified one token per step,"
+                " so leave one of them out"
+            )
+        if costs is not None and draft != "auto":
+            raise UsageError("draft_costs is given without draft auto; give both, or neither")
 
     def _drafting(
         self, draft: int | Auto | None, costs: Sequence[float] | None, rows: int, length: int

@@ -19,7 +19,7 @@ from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.language_model import load
 from esogen.model.config import ModelConfig
 from esogen.training.data import encode
-from esogen.training.token_files import write_shards
+from esogen.training.token_files import write_token_files
 from tests.conftest import STORIES, random_tensors
 
 
@@ -99,7 +99,7 @@ def test_samples_are_made_once_kept_and_measured_beside_held_out_text(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tiny_tokenizer = load(str(tiny_folder), device="cpu").checkpoint.tokenizer
-    (shard,) = write_shards(tmp_path, "a", encode(STORIES, tiny_tokenizer), tiny_tokenizer)
+    (shard,) = write_token_files(tmp_path, "a", encode(STORIES, tiny_tokenizer), tiny_tokenizer)
     text = tmp_path / "held.txt"
     text.write_text("\n<|endoftext|>\n".join(STORIES))
     words = f"{tiny_folder} -o {tmp_path / 'out'} --judge {judge_folder} --training {shard}"

@@ -14,7 +14,7 @@ from esogen.cli import main
 from esogen.errors import EsogenError
 from esogen.training.data import Encoded, encode, joined, packed_rows, whole_rows
 from esogen.training.state import STATE
-from esogen.training.token_files import read_shard, write_shards
+from esogen.training.token_files import read_token_file, write_token_files
 from tests.conftest import STORIES
 
 NETWORK = ["--hidden-size=16", "--blocks=1", "--heads=1", "--cond-dim=4", "--length=16"]
@@ -51,8 +51,8 @@ def test_shards_of_any_size_hold_the_same_texts(
     tmp_path: Path, tiny_tokenizer: Tokenizer, size: int
 ) -> None:
     texts = encode(TEXTS, tiny_tokenizer)
-    files = write_shards(tmp_path, "some", texts, tiny_tokenizer, size)
-    found = [read_shard(path, tiny_tokenizer) for path in files]
+    files = write_token_files(tmp_path, "some", texts, tiny_tokenizer, size)
+    found = [read_token_file(path, tiny_tokenizer) for path in files]
     assert_same(joined(found), texts)
     assert all(len(part) == 1 or part.ids_T.nbytes <= size for part in found)
     assert len(files) == {2: len(TEXTS), 10**6: 1}.get(size, len(files))
@@ -64,7 +64,7 @@ def test_shards_of_any_size_hold_the_same_texts(
 def test_a_shard_is_a_line_of_json_and_little_endian_ids(
     tmp_path: Path, tiny_tokenizer: Tokenizer
 ) -> None:
-    (path,) = write_shards(tmp_path, "a", encode(["The cat"], tiny_tokenizer), tiny_tokenizer)
+    (path,) = write_token_files(tmp_path, "a", encode(["The cat"], tiny_tokenizer), tiny_tokenizer)
     line, ids = lzma.decompress(path.read_bytes()).split(b"\n", maxsplit=1)
     wanted = [*tiny_tokenizer.encode("The cat"), tiny_tokenizer.end_of_text]
     assert ids == b"".join(i.to_bytes(2, "little") for i in wanted)
@@ -79,8 +79,8 @@ def test_a_shard_is_a_line_of_json_and_little_endian_ids(
 
 def test_rows_of_a_shard_are_those_of_its_texts(tmp_path: Path, tiny_tokenizer: Tokenizer) -> None:
     texts = encode(TEXTS, tiny_tokenizer)
-    (path,) = write_shards(tmp_path, "a", texts, tiny_tokenizer)
-    found, end = read_shard(path, tiny_tokenizer), tiny_tokenizer.end_of_text
+    (path,) = write_token_files(tmp_path, "a", texts, tiny_tokenizer)
+    found, end = read_token_file(path, tiny_tokenizer), tiny_tokenizer.end_of_text
     for one, two in (
         (whole_rows(found, end, 40), whole_rows(texts, end, 40)),
         (packed_rows(found, 7), packed_rows(texts, 7)),
@@ -119,7 +119,7 @@ def test_a_file_that_is_no_such_shard_is_named(
         line, _, _ = content.partition(b"\n")
         path.write_bytes(_of_vocabulary(content, tiny_tokenizer) if line else content)
     with pytest.raises(EsogenError, match=message):
-        read_shard(path, tiny_tokenizer)
+        read_token_file(path, tiny_tokenizer)
 
 
 def _of_vocabulary(content: bytes, tokenizer: Tokenizer) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from esogen.bench import plot as pictures
 from esogen.bench.machine import machine
 from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.resolve import DEFAULT_MODEL
@@ -143,12 +144,10 @@ def _share(rounds_S2: Rounds) -> float:
 
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Calls against nats per token, one line for each way, into a picture."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     for way, style in (("parallel", "o-"), ("drafted", "s-"), ("one token per step", "*")):
         points = [row for row in rows if row["way"] == way]
         axes.errorbar(
@@ -163,7 +162,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlabel("network calls a text")
     axes.set_ylabel("nats per token, left to right")
     axes.legend()
-    figure.savefig(path)
+    pictures.save(figure, path)
 
 
 def main() -> None:
@@ -179,6 +178,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--plot", type=Path, help="draw the quality into this .svg or .png")
     words = parser.parse_args()
+    if words.plot:
+        pictures.check(words.plot)
     lm = load(words.model, device=words.device, dtype=words.dtype)
     bench = Bench(lm, words.length, words.rounds, words.samples)
     parts = {

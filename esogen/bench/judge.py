@@ -35,7 +35,7 @@ from esogen.model.families import ALPHA_0
 from esogen.scoring.defaults import settings_for
 from esogen.scoring.score import Document, score_documents, tokens_at_once
 from esogen.training.data import joined
-from esogen.training.token_files import read_shard
+from esogen.training.token_files import read_token_file
 
 ALPHAS, STEPS = (1.0, 0.5, 0.25, 0.0625), (16, 128, 512)
 HELD_OUT = "held-out text"
@@ -155,7 +155,7 @@ def _human(judge: LanguageModel, options: argparse.Namespace) -> list[str]:
 
 
 def _training(judge: LanguageModel, paths: Sequence[Path]) -> Ids:
-    return joined([read_shard(path, judge.checkpoint.tokenizer) for path in paths]).ids_T
+    return joined([read_token_file(path, judge.checkpoint.tokenizer) for path in paths]).ids_T
 
 
 def qualities(judge: LanguageModel, texts: dict[str, list[str]], training_T: Ids) -> list[Quality]:

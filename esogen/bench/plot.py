@@ -10,6 +10,7 @@ from esogen.errors import EsogenError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".svg", ".png", ".pdf")
 INSTALL = "pip install 'esogen[plot]'"
@@ -29,7 +30,6 @@ def check(path: Path) -> None:
 
 def plot(records: Sequence[Record], path: Path, title: str) -> None:
     """Draw the picture into `path`; raises `OSError` where it cannot be written."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
@@ -47,6 +47,13 @@ def plot(records: Sequence[Record], path: Path, title: str) -> None:
     batches = [record["batch_size"] for record in records]
     _label(speed, "batch, texts", "tokens/s, drawing included", batches)
     figure.suptitle(title)
+    save(figure, path)
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a picture whole or not at all; raises `OSError` where it cannot be written."""
+    from matplotlib import rc_context
+
     # Words stay words in an .svg: smaller than outlines, and they can be searched for.
     with replacing(path.resolve()) as scratch, rc_context({"svg.fonttype": "none"}):
         figure.savefig(scratch, format=path.suffix[1:].lower())

@@ -21,6 +21,7 @@ from typing import Any
 
 from esogen.atomic import replacing
 from esogen.bench.likelihoods import subset, total
+from esogen.bench.plot import save
 from esogen.checkpoint.config_file import read_config
 from esogen.checkpoint.resolve import CONFIG
 from esogen.errors import EsogenError
@@ -189,7 +190,7 @@ def _draw(found: list[Found], path: Path) -> None:
         axes.set(title=name, ylabel="bits per byte")
         axes.tick_params(axis="x", rotation=45)
         axes.legend()
-    picture.savefig(path)
+    save(picture, path)
 
 
 def _points(rows: list[Found], kind: str) -> Iterator[tuple[str, float]]:

@@ -85,21 +85,11 @@ class Run:
     def fields(self) -> Fields:
         """What JSON says of every template of this run."""
         settings = self.settings
-        draw, schedule = settings.draw, settings.schedule
         return {
             "seed": settings.seed,
             "candidates_per_length": settings.n,
             "max_combinations": settings.max_combinations,
-            "steps": None if settings.drafting else schedule.steps,
-            "alpha_0": schedule.alpha_0,
-            "schedule": schedule.schedule,
-            **(settings.drafting.fields if settings.drafting else {}),
-            "temperature": draw.temperature,
-            "top_p": draw.top_p,
-            "top_k": draw.top_k,
-            "model": self.lm.checkpoint.name,
-            "revision": self.lm.checkpoint.revision,
-            "dtype": self.dtype,
+            **self.lm.drawn_fields(settings),
         }
 
     def batches(

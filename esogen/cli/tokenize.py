@@ -44,7 +44,7 @@ def tokenize(
     console.status("starting ...")
     from esogen.training.data import encode, read_documents
     from esogen.training.run import given_tokenizer, new_tokenizer
-    from esogen.training.token_files import write_shards
+    from esogen.training.token_files import write_token_files
 
     console.status("reading the text ...")
     documents = [list(read_documents([path])) for path in files]
@@ -59,7 +59,7 @@ def tokenize(
         for name, texts in zip(names, documents, strict=True):
             console.status(f"encoding {name} ...")
             encoded = encode(texts, learned)
-            written = write_shards(output, name, encoded, learned)
+            written = write_token_files(output, name, encoded, learned)
             size = sum(path.stat().st_size for path in written)
             console.say(
                 f"{name}: {len(encoded):,} texts, {len(encoded.ids_T):,} tokens,"
@@ -82,7 +82,7 @@ def _write_tokenizer(folder: Path, tokenizer: "Tokenizer") -> None:
 
 
 def _names(files: list[Path]) -> list[str]:
-    """What the shards of each file are called: its name without endings."""
+    """What the token files of each file are called: its name without endings."""
     names = [path.name.removesuffix(".xz").removesuffix(".txt") for path in files]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:

@@ -249,21 +249,21 @@ def _prepare(job: _Job, card: CardDefaults, place: _Place, console: Console) -> 
     from esogen.training.data import encode, joined, read_documents, training_rows, windows
     from esogen.training.loop import Trainer
     from esogen.training.run import Run, claim
-    from esogen.training.token_files import is_shard, read_shard
+    from esogen.training.token_files import is_token_file, read_token_file
 
     claim(job.folder, resume=job.resume)
     device = place.device()
     console.status("reading the text ...")
-    shards = [path for path in job.files if is_shard(path)]
-    documents = list(read_documents(path for path in job.files if path not in shards))
+    tokenised = [path for path in job.files if is_token_file(path)]
+    documents = list(read_documents(path for path in job.files if path not in tokenised))
     held_out = list(read_documents([job.valid])) if job.valid else []
-    beside = shards[0].with_name(TOKENIZER) if shards else None
+    beside = tokenised[0].with_name(TOKENIZER) if tokenised else None
     start = _start(job, beside, documents, device, console)
     length = _length(job, start.network.config)
     console.status("encoding the text ...")
     texts = joined(
         [
-            *(read_shard(path, start.tokenizer) for path in shards),
+            *(read_token_file(path, start.tokenizer) for path in tokenised),
             encode(documents, start.tokenizer),
         ]
     )
@@ -286,7 +286,7 @@ def _prepare(job: _Job, card: CardDefaults, place: _Place, console: Console) -> 
 def _start(
     job: _Job, beside: Path | None, documents: list[str], device: "torch.device", console: Console
 ) -> "Start":
-    """What the run begins with; `beside` is the tokenizer that lies by the first shard."""
+    """What the run begins with; `beside` is the tokenizer that lies by the first token file."""
     from esogen.training.run import from_model, from_nothing, given_tokenizer, new_tokenizer
 
     if job.init is not None:

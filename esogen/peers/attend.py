@@ -18,6 +18,12 @@ def hidden_through(
 ) -> Tensor:
     """`network.hidden` of the new tokens of a call, `[B, L, D]`; the caller commits them.
 
+    stands  new
+    ######  ##..
+    ######  ##..
+    ######  ####
+    ######  ####
+
     They see all that stands, and each other where `seen` says so, `[L, L]` or `[1, 1, L, L]`; all
     rows must stand at one length. The first call begins with the model's bos token, if it has one,
     which is committed here.

@@ -1,7 +1,9 @@
 """How each family samples: its plan and its calls. Everything else of a run is common to all."""
 
 import numpy as np
+import torch
 
+from esogen.checkpoint.placement import choose_attention
 from esogen.errors import UsageError
 from esogen.generate import denoise
 from esogen.generate.captured import CapturedCalls, CudaGraphs
@@ -44,6 +46,12 @@ def plan_for(
     if config.family == "ar":
         return plan
     return bd3lm.shuffled_in_blocks(plan, seed, samples, config.block_size)
+
+
+def kernels_for(word: str, family: Family, device: torch.device, dtype: torch.dtype) -> Kernels:
+    """What `choose_attention` gives, but that `auto` is plain where no steps are recorded."""
+    plain = word == "auto" and family not in RECORDED
+    return choose_attention("sdpa" if plain else word, device, dtype)
 
 
 def calls_for(network: Network, plan: Plan, *, cached: bool, kernels: Kernels = SDPA) -> Calls:

@@ -1,6 +1,6 @@
 """Texts that were tokenised once: xz-compressed files of token ids that training reads.
 
-A shard is a line of JSON, then the ids of whole texts as little-endian unsigned integers, an
+A token file is a line of JSON, then the ids of whole texts as little-endian unsigned integers, an
 end-of-text behind each. The line names the vocabulary, so that ids of another are never read.
 """
 
@@ -20,20 +20,20 @@ from esogen.training.data import Encoded
 
 SUFFIX = ".tokens.xz"
 
-SHARD_BYTES = 14 * 2**20
-"""Bytes of ids in a shard, unless one text alone has more; compressed, a file is at most that."""
+FILE_BYTES = 14 * 2**20
+"""Bytes of ids in a file, unless one text alone has more; compressed, a file is at most that."""
 
 _FORMAT = "esogen tokens 1"
 _TYPES = ("<u2", "<u4")
 
 
-def is_shard(path: Path) -> bool:
-    """Whether a file is called as shards are."""
+def is_token_file(path: Path) -> bool:
+    """Whether a file is called as token files are."""
     return path.name.endswith(SUFFIX)
 
 
-def write_shards(
-    folder: Path, name: str, texts: Encoded, tokenizer: Tokenizer, size: int = SHARD_BYTES
+def write_token_files(
+    folder: Path, name: str, texts: Encoded, tokenizer: Tokenizer, size: int = FILE_BYTES
 ) -> list[Path]:
     """Write texts as `NAME-00.tokens.xz` and so on, `size` bytes of ids each; returns the files.
 
@@ -71,10 +71,10 @@ def _parts(texts: Encoded, tokens: int) -> Iterator[Encoded]:
         first = last
 
 
-def read_shard(path: Path, tokenizer: Tokenizer) -> Encoded:
-    """The texts of a shard.
+def read_token_file(path: Path, tokenizer: Tokenizer) -> Encoded:
+    """The texts of a token file.
 
-    Raises `EsogenError` when it is missing, damaged, no shard, or of another vocabulary.
+    Raises `EsogenError` when it is missing, damaged, no token file, or of another vocabulary.
     """
     head, ids_T = _read(path)
     if head.get("vocabulary") != tokenizer.vocabulary_digest:
@@ -97,17 +97,17 @@ def _read(path: Path) -> tuple[dict[str, Any], NDArray[Any]]:
         line, _, data = lzma.decompress(path.read_bytes()).partition(b"\n")
         head = json.loads(line)
         if head["format"] != _FORMAT or head["dtype"] not in _TYPES:
-            raise _no_shard(path)
+            raise _no_token_file(path)
         return head, np.frombuffer(data, head["dtype"])
     except OSError as error:
         raise EsogenError(f"cannot read {path}: {error.strerror}") from error
     except lzma.LZMAError as error:
         raise EsogenError(f"{path} is no intact xz file ({error}); copy it again") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise _no_shard(path) from error
+        raise _no_token_file(path) from error
 
 
-def _no_shard(path: Path) -> EsogenError:
+def _no_token_file(path: Path) -> EsogenError:
     return EsogenError(
         f"{path} holds no tokens that this version reads; write it with esogen tokenize,"
         f" or, if it is text, give it a name that does not end in {SUFFIX}"
