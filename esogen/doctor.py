@@ -242,7 +242,7 @@ def _smoke_run() -> Iterator[Finding]:
     loaded = time.perf_counter() - began
     (sample,) = lm.sample(length=_SMOKE, seed=0, raw=True)
     took = time.perf_counter() - began - loaded
-    place = f"{lm.device} in {str(lm.checkpoint.network.vocab_embed.embedding.dtype)[6:]}"
+    place = f"{lm.device} in {lm.checkpoint.dtype}"
     found = f"{len(sample.tokens)} tokens on {place}: loaded in {loaded:.2f} s, ran in {took:.2f} s"
     yield Finding("smoke run", "ok", found)
 

@@ -30,6 +30,7 @@ from esogen.generate.denoise import Calls, Progress, denoise
 from esogen.generate.draw import Drawing, Drawn, DrawSettings, draw
 from esogen.generate.plan import Plan, ScheduleSettings, make_plan
 from esogen.model.config import Family
+from esogen.model.packed import weight_bytes
 from esogen.peers.family import calls_for
 from tests.runs import NO_POSITIONS, begin
 
@@ -71,7 +72,7 @@ def esogen(*words: str) -> Result:
 
 
 def tiny(family: Family = "esolm-b", block_size: int | None = None) -> Subject:
-    return open_subject(Setup("tiny"), family, block_size)
+    return open_subject(Setup("tiny", dtype="fp32"), family, block_size)
 
 
 # What is counted
@@ -140,7 +141,7 @@ def test_bytes_of_weights_and_cache_are_those_counted_by_hand() -> None:
     output = V * D + V
     frequencies = config.head_size // 2
     weights = 4 * (config.n_blocks * block + output + frequencies)
-    assert floor.weight_bytes(subject.network) == weights + 4 * V * D
+    assert weight_bytes(subject.network) == weights + 4 * V * D
     plan = whole_plan(config, case)
     assert plan.counts_S.tolist() == [1] * 6
     stands = 0 + 0 + 1 + 2 + 3 + 4  # a step behind: the token decided last is fed anew
@@ -187,7 +188,7 @@ def test_the_share_of_the_floor_is_bytes_over_bandwidth_over_time() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_memory_holds_the_cache_also_where_a_larger_run_was_before() -> None:
     subject = tiny()
-    weights = floor.weight_bytes(subject.network)
+    weights = weight_bytes(subject.network)
     for length, rows in ((256, 96), (256, 32)):
         case = Case("esolm-b", length, rows, 4, 1.0, "random")
         config = subject.network.config
@@ -548,4 +549,4 @@ def test_a_gpu_is_measured() -> None:
     assert document["clocks"]["clocks.sm"] is not None
     for row in done.rows:
         assert 0 < row["step_seconds"] * row["nfe"] < 2 * row["seconds"]
-        assert row["peak_bytes"] >= floor.weight_bytes(tiny().network) // 2
+        assert row["peak_bytes"] >= weight_bytes(tiny().network) // 2

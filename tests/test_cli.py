@@ -183,7 +183,7 @@ def test_texts_are_parted_as_asked(
 def test_jsonl_has_one_whole_object_per_text(
     esogen: Esogen, tiny_folder: Path, tiny_tokenizer: Tokenizer
 ) -> None:
-    flags = ("--format", "jsonl", "-n", "3", "--batch-size", "2", "--raw")
+    flags = ("--format", "jsonl", "-n", "3", "--batch-size", "2", "--raw", "--dtype", "fp32")
     lines = esogen("sample", "The cat", *FEW, *flags, "--alpha-0", "0.5").stdout.splitlines()
     objects = [json.loads(line) for line in lines]
     assert [each["index"] for each in objects] == [0, 1, 2]

@@ -147,4 +147,4 @@ def test_logits_that_are_no_numbers_are_an_error_and_not_a_text(
     tensors["output_layer.linear.weight"].fill_(3e38)
     save_checkpoint(tmp_path / "broken", Card(tiny_config), tensors, tiny_tokenizer, torch.float32)
     with pytest.raises(NumericalError, match="logits that are not finite"):
-        list(load(str(tmp_path / "broken")).sample(seed=0))
+        list(load(str(tmp_path / "broken"), dtype="fp32").sample(seed=0))

@@ -53,10 +53,12 @@ def measure(only: str, model: str, rounds: int) -> Iterator[Figure]:
 def _of_model(only: str, model: str, rounds: int) -> Iterator[Figure]:
     """Those that this process measures with a model of its own."""
     if "cached".startswith(only):
-        lm = load(model, device="cpu", dtype="fp32")
-        yield from (cached_against_uncached(lm, rows, rounds) for rows in (1, 16))
+        lm, fine = load(model, device="cpu"), load(model, device="cpu", dtype="fp32")
+        yield cached_against_uncached(lm, lm, 1, rounds, least=6.0)
+        yield cached_against_uncached(fine, lm, 1, rounds, least=10.0)
+        yield cached_against_uncached(fine, lm, 16, rounds, least=6.0)
     if "drawing".startswith(only):
-        lm = load(model, device="cpu", dtype="fp32")
+        lm = load(model, device="cpu")
         yield from (share_of_drawing(lm, rows, rounds) for rows in (1, 16))
     if "scoring".startswith(only):
         yield from scoring_figures(load(model, device="cpu", dtype="fp32"), rounds)

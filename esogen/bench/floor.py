@@ -14,16 +14,12 @@ from esogen.bench.gauges import Spread, Stopwatch
 from esogen.generate.plan import Plan
 from esogen.model.config import ModelConfig
 from esogen.model.network import Network
+from esogen.model.packed import weight_bytes
 from esogen.peers.esolm_a import prefix_length
 
 COPIED = {"cuda": 2**30, "cpu": 2**28}
 """Bytes of the block that is copied: more than any cache in between holds."""
 _COPIES = 9
-
-
-def weight_bytes(network: Network) -> int:
-    """Bytes of the weights, all of them."""
-    return sum(tensor.nbytes for tensor in network.state_dict().values())
 
 
 def bytes_moved(network: Network, plan: Plan, *, cached: bool) -> int:

@@ -12,13 +12,13 @@ import torch
 
 from esogen.bench.cases import SIZES
 from esogen.bench.figures import Figure, interleaved
-from esogen.bench.floor import weight_bytes
 from esogen.bench.gauges import private_bytes, private_peak
 from esogen.checkpoint.config_file import Card, read_config, write_config
 from esogen.checkpoint.resolve import CONFIG, WEIGHTS
 from esogen.checkpoint.weights import build, read_tensors, write_weights
 from esogen.model.config import ModelConfig
 from esogen.model.network import Network
+from esogen.model.packed import weight_bytes
 
 _CPU = torch.device("cpu")
 

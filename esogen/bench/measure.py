@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from esogen.bench.cases import Case, Setup
-from esogen.bench.floor import bytes_moved, copy_bandwidth, weight_bytes
+from esogen.bench.floor import bytes_moved, copy_bandwidth
 from esogen.bench.gauges import Spread, Stopwatch, held_memory, wait_for
 from esogen.bench.subject import Subject, open_subject, whole_plan
 from esogen.checkpoint.memory import out_of_memory
 from esogen.checkpoint.placement import choose_device
 from esogen.errors import EsogenError
 from esogen.generate.plan import Plan
+from esogen.model.packed import weight_bytes
 
 Tell = Callable[[str], None]
 

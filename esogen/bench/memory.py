@@ -4,11 +4,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from esogen.bench.figures import Figure
-from esogen.bench.floor import weight_bytes
 from esogen.bench.sampling import LENGTH, STEPS
 from esogen.checkpoint.resolve import resolve
 from esogen.language_model import load
 from esogen.model.cache import KVCache
+from esogen.model.packed import weight_bytes
 
 
 def peak_memory(model: str) -> Figure:

@@ -12,19 +12,22 @@ from esogen.language_model import Batch, LanguageModel
 LENGTH, STEPS = 256, 128
 
 
-def cached_against_uncached(lm: LanguageModel, rows: int, rounds: int) -> Figure:
-    """Seconds without the cache over seconds with it: same plan, same uniforms, drawing included.
+def cached_against_uncached(
+    plain: LanguageModel, lm: LanguageModel, rows: int, rounds: int, *, least: float
+) -> Figure:
+    """Seconds of `plain` without the cache over those of `lm` with it: one model, one plan.
 
-    Without it every call runs all positions, clean and masked; the output layer runs on decided
-    rows only, in both.
+    Drawing is included. Without the cache every call runs all positions, clean and masked; the
+    output layer runs on decided rows only, in both.
     """
     ratio, spread = interleaved(
-        lambda: _seconds(_batch(lm, rows, cached=False)),
+        lambda: _seconds(_batch(plain, rows, cached=False)),
         lambda: _seconds(_batch(lm, rows, cached=True)),
         rounds,
     )
-    name = f"uncached / cached sampling, length {LENGTH}, {STEPS} steps, batch {rows}"
-    return Figure(name, ratio, spread, least=6.0)
+    slow, fast = plain.checkpoint.dtype, lm.checkpoint.dtype
+    name = f"uncached {slow} / cached {fast} sampling, {LENGTH} tokens, {STEPS} steps, batch {rows}"
+    return Figure(name, ratio, spread, least=least)
 
 
 def share_of_drawing(lm: LanguageModel, rows: int, rounds: int) -> Figure:

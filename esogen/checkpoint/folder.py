@@ -13,6 +13,7 @@ from esogen.checkpoint.placement import DTYPES
 from esogen.checkpoint.resolve import CONFIG, TOKENIZER, WEIGHTS, ModelFiles, resolve
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.checkpoint.weights import build, read_tensors, write_weights
+from esogen.errors import CheckpointError
 from esogen.model.config import ModelConfig
 from esogen.model.fold import Tensors
 from esogen.model.network import Network
@@ -25,7 +26,8 @@ class Checkpoint:
     """A network that is ready to sample from, with its tokenizer and where both came from.
 
     `name` is what the user asked for, `files` where it was found, `stamp` tells whether its
-    weights file is still the one that was read.
+    weights file is still the one that was read, `dtype` is the precision of the weights as
+    `choose_dtype` calls it.
     """
 
     network: Network
@@ -35,12 +37,7 @@ class Checkpoint:
     name: str
     files: ModelFiles
     stamp: Stamp
-
-    @property
-    def dtype(self) -> str:
-        """The precision of the weights, as `choose_dtype` calls it."""
-        used = self.network.vocab_embed.embedding.dtype
-        return next(word for word, dtype in DTYPES.items() if dtype == used)
+    dtype: str
 
     @cached_property
     def revision(self) -> str:
@@ -70,9 +67,13 @@ def open_checkpoint(name: str, *, device: torch.device, dtype: torch.dtype) -> C
     tokenizer = Tokenizer.read(files.tokenizer, card.model.vocab_size)
     config = begun(card.model, tokenizer)
     tensors = read_tensors(files.weights, config)
-    network = build(config, tensors, folded=True, device=device, dtype=dtype)
+    try:
+        network = build(config, tensors, folded=True, device=device, dtype=dtype)
+    except OverflowError as error:
+        raise CheckpointError(f"{files.weights}: {error}; use --dtype fp32") from error
     defaults = card.defaults.filled(files.defaults)
-    return Checkpoint(network, tokenizer, config, defaults, name, files, stamp)
+    word = next(word for word, meant in DTYPES.items() if meant == dtype)
+    return Checkpoint(network, tokenizer, config, defaults, name, files, stamp, word)
 
 
 def begun(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

@@ -20,6 +20,7 @@ from esogen.errors import CheckpointError
 from esogen.model.config import ModelConfig
 from esogen.model.fold import Tensors, fold
 from esogen.model.network import Network, rotary_frequencies
+from esogen.model.packed import pack, packs
 
 INV_FREQ = "rotary_emb.inv_freq"
 """The one tensor that is no weight: always float32, and computed where a file lacks it."""
@@ -65,16 +66,24 @@ def build(
     """A network of these tensors on `device` in `dtype`, in eval mode and without gradients.
 
     `tensors` are those of `Network(config)`; the mapping is emptied on the way, the tensors in it
-    are left as they are and share no memory with the network.
+    are left as they are and share no memory with the network. A folded network in float16 on a CPU
+    that packs computes in float32, with matrices in half precision; raises `OverflowError` where
+    they do not fit that.
     """
+    packed = folded and (device.type, dtype) == ("cpu", torch.float16) and packs()
     state = {}
     for name, tensor in _finished(config, tensors, folded=folded):
-        placed = tensor.to(device, torch.float32 if name == INV_FREQ else dtype, copy=not folded)
-        state[name] = _laid_out(placed) if folded and name.endswith(".weight") else placed
+        matrix = name.endswith(".weight")
+        exact = name == INV_FREQ or (packed and not matrix)
+        placed = tensor.to(device, torch.float32 if exact else dtype, copy=not folded)
+        state[name] = _laid_out(placed) if folded and matrix and not packed else placed
     state.setdefault(INV_FREQ, rotary_frequencies(config.head_size).to(device))
     with torch.device("meta"):
         network = Network(config, folded=folded)
     network.load_state_dict(state, assign=True)
+    del state  # packing then holds one matrix more than the network, not all of them twice
+    if packed:
+        pack(network)
     return network.eval().requires_grad_(requires_grad=False)
 
 

@@ -188,7 +188,7 @@ Dtype = Annotated[
         "--dtype",
         metavar="auto|bf16|fp16|fp32",
         autocompletion=completing(("auto", "bf16", "fp16", "fp32")),
-        help="Precision; auto is fp32 on a CPU.",
+        help="Precision; auto on a CPU is fp32, or what is quicker.",
         rich_help_panel=_WITH,
     ),
 ]

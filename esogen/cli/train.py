@@ -183,7 +183,8 @@ class _Place:
         from esogen.checkpoint.placement import choose_dtype
 
         device = self.device()
-        if choose_dtype(self.dtype_word, device) != torch.bfloat16:
+        word = "fp32" if (self.dtype_word, device.type) == ("auto", "cpu") else self.dtype_word
+        if choose_dtype(word, device) != torch.bfloat16:
             return nullcontext
         return partial(torch.autocast, device.type, torch.bfloat16)
 

@@ -20,6 +20,7 @@ from esogen.generate.plan import Plan
 from esogen.model.attention import Dense
 from esogen.model.cache import KVCache
 from esogen.model.network import Network, hidden_after_bos, with_bos
+from esogen.model.threads import threads_for
 
 CHUNK: Mapping[str, int] = {"cpu": 2**18, "cuda": 2**28}
 """Logits in memory at once, at most, by kind of device: the rows of a wide step are decided in
@@ -202,7 +203,10 @@ def _decide(
     rows = chunk_rows(network, hidden_BKD)
     hidden = torch.split(hidden_BKD.flatten(0, 1), rows)
     uniforms = torch.split(uniforms_BK.flatten(), rows)
-    parts = [drawing(network.logits(h), u, settings) for h, u in zip(hidden, uniforms, strict=True)]
+    with threads_for(hidden_BKD.device, network.config.vocab_size * hidden_BKD.numel()):
+        parts = [
+            drawing(network.logits(h), u, settings) for h, u in zip(hidden, uniforms, strict=True)
+        ]
     tokens, log_probs = (torch.cat(part) for part in zip(*parts, strict=True))
     return Drawn(tokens.view_as(uniforms_BK), log_probs.view_as(uniforms_BK))
 
