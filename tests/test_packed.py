@@ -33,7 +33,9 @@ def test_a_packed_product_is_that_of_the_rounded_matrix_in_float32(
     linear = Linear(96, 257, bias=bias).requires_grad_(requires_grad=False)
     x = torch.randn(2, rows, 96)
     wanted = F.linear(x, linear.weight.half().float(), linear.bias)
-    torch.testing.assert_close(PackedLinear(linear)(x), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        PackedLinear(linear.weight, linear.bias)(x), wanted, atol=1e-5, rtol=0
+    )
 
 
 @packing

@@ -29,7 +29,7 @@ def loading(rounds: int) -> Iterator[Figure]:
         ratio, spread = interleaved(lambda: _load(folder), lambda: _read(folder), rounds)
         name = "loading 170 M parameters, warm / reading the bytes and copying them once"
         yield Figure(name, ratio, spread, most=1.3)
-        for dtype in ("float32", "bfloat16"):
+        for dtype in ("float32", "bfloat16", "float16"):
             ratio = private_memory(folder, dtype)
             name = f"private memory of loading in {dtype} / (weights + largest tensor)"
             yield Figure(name, ratio, (ratio, ratio), most=1.15)

@@ -70,20 +70,19 @@ def build(
     that packs computes in float32, with matrices in half precision; raises `OverflowError` where
     they do not fit that.
     """
-    packed = folded and (device.type, dtype) == ("cpu", torch.float16) and packs()
-    state = {}
-    for name, tensor in _finished(config, tensors, folded=folded):
-        matrix = name.endswith(".weight")
-        exact = name == INV_FREQ or (packed and not matrix)
-        placed = tensor.to(device, torch.float32 if exact else dtype, copy=not folded)
-        state[name] = _laid_out(placed) if folded and matrix and not packed else placed
-    state.setdefault(INV_FREQ, rotary_frequencies(config.head_size).to(device))
     with torch.device("meta"):
         network = Network(config, folded=folded)
+    packed = folded and (device.type, dtype) == ("cpu", torch.float16) and packs()
+    state: dict[str, Tensor] = {}
+    for name, tensor in _finished(config, tensors, folded=folded):
+        exact = packed or name == INV_FREQ
+        placed = tensor.to(device, torch.float32 if exact else dtype, copy=not folded)
+        matrix = folded and name.endswith(".weight")
+        state[name] = _laid_out(placed) if matrix and not packed else placed
+        if packed:
+            pack(network, state)
+    state.setdefault(INV_FREQ, rotary_frequencies(config.head_size).to(device))
     network.load_state_dict(state, assign=True)
-    del state  # packing then holds one matrix more than the network, not all of them twice
-    if packed:
-        pack(network)
     return network.eval().requires_grad_(requires_grad=False)
 
 

@@ -4,11 +4,12 @@ A step multiplies a few rows by every matrix, so reading the matrices is most of
 FBGEMM, which is part of torch on x86-64, lays them out for that and reads half as many bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from esogen.model.network import Network
 
@@ -29,13 +30,12 @@ class PackedLinear(nn.Module):
 
     nbytes: int
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> None:
         super().__init__()
-        weight_OI = linear.weight.float()
-        largest = weight_OI.abs().max().item()
+        least, most = torch.aminmax(weight_OI)
+        largest = max(-least.item(), most.item())
         if largest > LARGEST:
             raise OverflowError(f"a weight of {largest:g} is above {LARGEST:g}, float16's largest")
-        bias_O: Tensor | None = linear.bias
         self._packed = torch.ops.quantized.linear_prepack_fp16(weight_OI.contiguous(), bias_O)
         self.nbytes = 2 * weight_OI.numel() + (0 if bias_O is None else bias_O.nbytes)
 
@@ -43,21 +43,23 @@ class PackedLinear(nn.Module):
         return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)  # type: ignore[no-any-return]
 
 
-def pack(network: Network) -> None:
-    """Pack the matrices that rows are multiplied by, one by one; raises as the class does."""
+def pack(network: Network, state: MutableMapping[str, Tensor]) -> None:
+    """Move the matrices of `state` that are complete with their biases into packed layers.
+
+    Raises as `PackedLinear` does.
+    """
     for name, module in list(network.named_modules()):
-        if isinstance(module, nn.Linear):
-            network.set_submodule(name, PackedLinear(module))
+        wanted = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
+        if isinstance(module, nn.Linear) and all(each in state for each in wanted):
+            network.set_submodule(name, PackedLinear(*map(state.pop, wanted)))
 
 
 def product(width: int, dtype: torch.dtype, rows: int) -> Callable[[], Tensor]:
     """A product of so many rows with a square matrix, as a network in `dtype` has it on a CPU."""
     packed = dtype == torch.float16 and packs()
     plain = torch.float32 if packed else dtype
-    linear = nn.Linear(width, width, bias=False, device="meta")
-    linear.weight = nn.Parameter(torch.full((width, width), 0.5, dtype=plain), requires_grad=False)
-    x = torch.ones(rows, width, dtype=plain)
-    return partial((PackedLinear(linear) if packed else linear).forward, x)
+    weight_OI, x = (torch.ones(size, width, dtype=plain) for size in (width, rows))
+    return partial(PackedLinear(weight_OI), x) if packed else partial(F.linear, x, weight_OI)
 
 
 def weight_bytes(network: Network) -> int:
