@@ -20,11 +20,14 @@ from esogen.checkpoint.memory import Room, rows_that_fit
 from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.errors import EsogenError, NumericalError, UsageError
-from esogen.generate import lossless
 from esogen.generate.denoise import Calls, Progress, Step, denoise, start
+from esogen.generate.draft_calls import calls_for as draft_calls_for
+from esogen.generate.draft_rows import Rows, Text
+from esogen.generate.draft_rows import start as start_texts
 from esogen.generate.drafting import Drafting, measured
 from esogen.generate.draw import Drawing, DrawSettings, choose_draw
 from esogen.generate.fill import Rule
+from esogen.generate.lossless import lossless
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.streams import LARGEST_SEED, token_uniforms
 from esogen.generate.template import Tokens, parse, tokenise, whole
@@ -638,7 +641,7 @@ class Batch:
         )
         drafted = settings.drafting is not None
         self.plan = self.plan.one_by_one() if drafted else self.plan
-        self._rows: lossless.Rows | None = None
+        self._rows: Rows | None = None
         self._recorder = Recorder(self.plan, self._given_L, drafted=drafted)
 
     def steps(self) -> Iterator[Step]:
@@ -663,9 +666,9 @@ class Batch:
 
     def _drafted_steps(self, drafting: Drafting) -> Iterator[Step]:
         network, kernel = self._model.checkpoint.network, self._model.kernels.whole
-        rows = self._rows = lossless.start(
+        rows = self._rows = start_texts(
             [
-                lossless.Text(
+                Text(
                     self._given_L,
                     np.zeros_like(self._given_L),
                     order_L,
@@ -679,11 +682,9 @@ class Batch:
         allowed_CV = torch.ones(
             1, network.config.vocab_size, dtype=torch.bool, device=self._model.device
         )
-        return lossless.lossless(
+        return lossless(
             network,
-            lossless.calls_for(
-                network, rows, drafting, cached=self.settings.kv_cache, kernel=kernel
-            ),
+            draft_calls_for(network, rows, drafting, cached=self.settings.kv_cache, kernel=kernel),
             rows,
             Rule(self.settings.draw, allowed_CV),
             drafting,

@@ -20,19 +20,12 @@ from esogen.checkpoint.weights import build
 from esogen.cli import main
 from esogen.generate import lossless as lossless_module
 from esogen.generate.denoise import Step
+from esogen.generate.draft_calls import CachedDrafts, Calls, UncachedDrafts, calls_for
+from esogen.generate.draft_rows import Rows, Text, start
 from esogen.generate.drafting import Drafting, measured
 from esogen.generate.draw import DrawSettings, shape
 from esogen.generate.fill import Rule
-from esogen.generate.lossless import (
-    CachedDrafts,
-    Calls,
-    Rows,
-    Text,
-    UncachedDrafts,
-    calls_for,
-    lossless,
-    start,
-)
+from esogen.generate.lossless import lossless
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.streams import Purpose, stream, token_uniforms
 from esogen.language_model import LanguageModel

@@ -24,8 +24,11 @@ from torch import Tensor
 from esogen.checkpoint.memory import Room
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import NumericalError
-from esogen.generate import lossless
 from esogen.generate.denoise import Step
+from esogen.generate.draft_calls import CachedDrafts, UncachedDrafts
+from esogen.generate.draft_calls import Calls as DraftCalls
+from esogen.generate.draft_rows import Rows, Text
+from esogen.generate.draft_rows import start as start_texts
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import DrawSettings
 from esogen.generate.fill import (
@@ -40,6 +43,7 @@ from esogen.generate.fill import (
     prefilled_cache,
 )
 from esogen.generate.fill import start as start_canvas
+from esogen.generate.lossless import lossless
 from esogen.generate.plan import Plan, ScheduleSettings, make_plan
 from esogen.generate.streams import token_uniforms
 from esogen.generate.template import BLANK, Layout, Tokens, layouts
@@ -216,7 +220,7 @@ class InfillBatch:
         self._made: list[Candidate] = []
         self._engine = engine
         self._steps: list[Step] = []
-        self._rows: lossless.Rows | None = None
+        self._rows: Rows | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -245,20 +249,20 @@ class InfillBatch:
     def _drafted(self, canvas: Canvas, drafting: Drafting) -> Iterator[Step]:
         network, rows, device = self._engine.network, self.rows, self._engine.device
         texts = [
-            lossless.Text(
+            Text(
                 row.ids_L, row.kinds_L, row.order_L, row.plan.given, row.plan.late, row.uniforms_L3
             )
             for row in rows
         ]
-        self._rows = lossless.start(texts)
-        calls: lossless.Calls = lossless.UncachedDrafts(network, len(rows), device)
+        self._rows = start_texts(texts)
+        calls: DraftCalls = UncachedDrafts(network, len(rows), device)
         if self.settings.kv_cache:
             longest = max(len(row.order_L) - row.plan.given for row in rows)
             places = drafting.places(longest)
             cache = prefilled_cache(network, rows, canvas, places)
             given_B = np.array([row.plan.given for row in rows])
-            calls = lossless.CachedDrafts(network, cache, given_B, device)
-        return lossless.lossless(network, calls, self._rows, self.rule(), drafting)
+            calls = CachedDrafts(network, cache, given_B, device)
+        return lossless(network, calls, self._rows, self.rule(), drafting)
 
     def drafts(self) -> NDArray[np.int64] | None:
         """Drafts to be verified, `[B, L]` by position, else -1; None if nothing is drafted."""
