@@ -35,7 +35,7 @@ from esogen.generate.template import fix as fix_words
 from esogen.generate.verify import Agreement, Side, compare
 from esogen.model.attention import Kernels
 from esogen.model.families import ALPHA_0, UNUSED, check_used
-from esogen.peers.family import RECORDED, calls_for, kernels_for, plan_for, row_bytes
+from esogen.peers.family import calls_for, plan_for, row_bytes
 from esogen.ranking.best_of import best_of as choose_best
 from esogen.ranking.infilling import Engine, Filled, Infilling, InfillSettings
 from esogen.ranking.revising import revise
@@ -151,10 +151,9 @@ class LanguageModel:
 
     @cached_property
     def kernels(self) -> Kernels:
-        """What attends; what nobody asked for is chosen where steps are recorded."""
+        """What attends: as asked, or what suits the device."""
         dtype = self.checkpoint.network.vocab_embed.embedding.dtype
-        family = self.checkpoint.config.family
-        return self._asked or kernels_for("auto", family, self.device, dtype)
+        return self._asked or choose_attention("auto", self.device, dtype)
 
     @cached_property
     def drawing(self) -> Drawing:
@@ -396,16 +395,11 @@ class LanguageModel:
         except ValueError as error:
             raise UsageError(str(error)) from error
 
+    @staticmethod
     def _check_together(
-        self, steps: int | None, draft: int | Auto | None, costs: Sequence[float] | None
+        steps: int | None, draft: int | Auto | None, costs: Sequence[float] | None
     ) -> None:
         """Raise `UsageError` for settings of which one excludes the other."""
-        family = self.checkpoint.config.family
-        if self._asked and self._asked.step and family not in RECORDED:
-            raise UsageError(
-                f"attention is {self._asked.word}, and a model of the family {family} has no steps"
-                " that are recorded; use sdpa or auto"
-            )
         if draft is not None and steps is not None:
             raise UsageError(
                 f"draft is {draft} and steps is {steps}; drafts are verified one token per step,"
@@ -423,7 +417,7 @@ class LanguageModel:
             return Drafting(draft)
         if costs is not None:
             return Drafting.adaptive(tuple(costs))
-        return measured(self.checkpoint.network, rows, length, kernel=self.kernels.whole)
+        return measured(self.checkpoint.network, rows, length, kernels=self.kernels)
 
     def infill(
         self,
@@ -543,7 +537,8 @@ class LanguageModel:
         """A run of `infill` over any number of templates, to be driven batch by batch."""
         self._check_family()
         return Infilling(
-            Engine(self.checkpoint.network, self.checkpoint.tokenizer, self.device), settings
+            Engine(self.checkpoint.network, self.checkpoint.tokenizer, self.device, self.kernels),
+            settings,
         )
 
     def batches(
@@ -665,7 +660,7 @@ class Batch:
         )
 
     def _drafted_steps(self, drafting: Drafting) -> Iterator[Step]:
-        network, kernel = self._model.checkpoint.network, self._model.kernels.whole
+        network, kernels = self._model.checkpoint.network, self._model.kernels
         rows = self._rows = start_texts(
             [
                 Text(
@@ -684,7 +679,9 @@ class Batch:
         )
         return lossless(
             network,
-            draft_calls_for(network, rows, drafting, cached=self.settings.kv_cache, kernel=kernel),
+            draft_calls_for(
+                network, rows, drafting, cached=self.settings.kv_cache, kernels=kernels
+            ),
             rows,
             Rule(self.settings.draw, allowed_CV),
             drafting,

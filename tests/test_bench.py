@@ -161,7 +161,7 @@ def test_what_stands_is_what_the_cache_holds_before_each_call(family: Family, be
 
     class Watched:
         def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
-            seen.append(calls._cache.lengths_B.tolist())  # type: ignore[attr-defined]
+            seen.append(calls._through.cache.lengths_B.tolist())  # type: ignore[attr-defined]
             return calls(progress, decided, fresh, count)
 
         def keep(self, kept: np.ndarray[Any, Any]) -> None:

@@ -313,7 +313,7 @@ def test_after_every_call_the_cache_is_a_fresh_prefill_of_what_stands(network: N
     rows, refusals = long_rows(RULES[2], range(3)), 0
     drafting = Drafting(6)
     cache = KVCache(network.config, 3, drafting.places(LONG))
-    calls = CachedDrafts(network, cache, np.zeros(3, np.int64), CPU)
+    calls = CachedDrafts(network, cache, np.zeros(3, np.int64))
     begins = int(network.config.bos_id is not None)
     for _ in run(network, rows, drafting, NUCLEUS, calls=calls):
         refusals = max(refusals, int(rows.refused_B.sum()))

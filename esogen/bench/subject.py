@@ -10,7 +10,7 @@ from torch import Tensor
 
 from esogen.bench.cases import Case, Setup, sized
 from esogen.checkpoint.folder import open_checkpoint
-from esogen.checkpoint.placement import choose_device, choose_dtype
+from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.weights import build
 from esogen.generate.denoise import Step, denoise, start
 from esogen.generate.draw import Draw, Drawn, DrawSettings, choose_draw
@@ -20,7 +20,7 @@ from esogen.model.attention import Kernels
 from esogen.model.config import Family, ModelConfig
 from esogen.model.families import ALPHA_0
 from esogen.model.network import Network, initialise
-from esogen.peers.family import calls_for, kernels_for, plan_for
+from esogen.peers.family import calls_for, plan_for
 
 SEED = 0
 LOGIT_SPREAD = 3.5
@@ -75,7 +75,7 @@ def open_subject(setup: Setup, family: Family, block_size: int | None) -> Subjec
     """
     device = choose_device(setup.device)
     dtype = choose_dtype(setup.dtype, device)
-    kernels = kernels_for(setup.attention, family, device, dtype)
+    kernels = choose_attention(setup.attention, device, dtype)
     if setup.model:
         network = open_checkpoint(setup.model, device=device, dtype=dtype).network
     else:

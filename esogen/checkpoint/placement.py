@@ -4,16 +4,20 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 import torch
+from torch import Tensor
 
 from esogen.errors import EsogenError, UsageError
 from esogen.model.attention import (
     SDPA,
     Kernels,
+    Places,
+    Prefix,
     StepKernel,
-    attention,
     triton_attention,
     xformers_attention,
 )
+from esogen.model.cache import step_by_torch
+from esogen.model.heads import Heads, Rotation
 
 DTYPES: Mapping[str, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -103,20 +107,31 @@ def choose_attention(word: str, device: torch.device, dtype: torch.dtype) -> Ker
 
 
 def checked(kernel: StepKernel, device: torch.device, dtype: torch.dtype) -> StepKernel:
-    """The same kernel, after a step of 3 tokens has come out as it does by torch's own attention.
+    """The same kernel, after steps of 3 tokens have come out as they do by torch's operations.
 
-    Raises `RuntimeError` where it has not; and whatever the kernel raises.
+    Of the three kinds there are: plain, told who sees whom, and behind a prefix. Raises
+    `RuntimeError` where one has not; and whatever the kernel raises.
     """
     generator = torch.Generator(device).manual_seed(0)
-    qkv = torch.randn(3, 2, 40, 2, 64, generator=generator, device=device).to(dtype)
-    q_BLNH, (k_BPNH, v_BPNH) = qkv[0, :, :3], qkv[1:]
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    angles = noise(2, 3, 1, 1, 64)
+    heads = Heads(noise(2, 3, 3, 2, 64), Rotation(angles.cos(), angles.sin()))
     stands_B = torch.tensor([30, 5], device=device)
-    last_BL = stands_B[:, None] + torch.arange(3, device=device)
-    seen_BLP = torch.arange(40, device=device) <= last_BL[..., None]
-    wanted = attention(q_BLNH, k_BPNH, v_BPNH, seen_BLP[:, None])
-    apart = (kernel(q_BLNH, k_BPNH, v_BPNH, stands_B) - wanted).abs().max().item()
-    if not apart <= max(8 * torch.finfo(dtype).eps, 1e-5):
-        raise RuntimeError(f"it differs from sdpa by {apart:.2g} in {str(dtype)[6:]}")
+    seen_BLL = torch.eye(3, dtype=torch.bool, device=device)[None]
+    prefix = Prefix(noise(1, 20, 2, 64), noise(1, 20, 2, 64), stands_B * 0, stands_B // 2)
+    kv = noise(2, 2, 40, 2, 64)
+    for seen, before in ((None, None), (seen_BLL, None), (None, prefix)):
+        found, wanted = (
+            [by(heads, Places(both[0], both[1], stands_B, seen, before)), both]
+            for by in (kernel, step_by_torch)
+            for both in [kv.clone()]
+        )
+        apart = max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
+        if not apart <= max(8 * torch.finfo(dtype).eps, 1e-5):
+            raise RuntimeError(f"it differs from sdpa by {apart:.2g} in {str(dtype)[6:]}")
     return kernel
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from esogen.generate.captured import Through
 from esogen.generate.draft_rows import Bools, Rows
 from esogen.generate.drafting import Drafting
 from esogen.generate.fill import Ids
-from esogen.model.attention import Dense, Kernel, attention
+from esogen.model.attention import SDPA, Dense, Kernels
 from esogen.model.cache import KVCache
 from esogen.model.network import Network, hidden_after_bos, with_bos
 from esogen.model.shared_prefix import SharedPrefix
@@ -87,30 +88,34 @@ class CachedDrafts:
     """Feed what is new; all else is in the cache, in which `cached_B` given tokens may stand."""
 
     def __init__(
-        self, network: Network, cache: KVCache | SharedPrefix, cached_B: Ids, device: torch.device
+        self,
+        network: Network,
+        cache: KVCache | SharedPrefix,
+        cached_B: Ids,
+        kernels: Kernels = SDPA,
     ) -> None:
-        self._network, self._cache, self.cached_B = network, cache, cached_B
-        self._device = device
+        self._network, self._through = network, Through(network, cache, kernels)
+        self.cached_B = cached_B
         self._begins = network.config.bos_id is not None and isinstance(cache, KVCache)
 
     def __call__(self, rows: Rows, call: Call) -> Tensor:
-        ids_BW, positions_BW = _inputs(self._network, rows, call, self._device)
+        device = self._through.cache.device
+        ids_BW, positions_BW = _inputs(self._network, rows, call, device)
         seen_BWW, masks = call.seen(), call.masks
         if self._begins:
             ids_BW, positions_BW = with_bos(self._network.config, ids_BW, positions_BW)
             masks = slice(masks.start + 1, masks.stop + 1)
-        seen = None if seen_BWW is None else torch.from_numpy(seen_BWW).to(self._device)
-        attend = self._cache.attend(ids_BW.shape[1], seen)
-        return self._network.hidden(ids_BW, positions_BW, attend, masks)
+        seen = None if seen_BWW is None else torch.from_numpy(seen_BWW).to(device)
+        return self._through(ids_BW, positions_BW, seen, masks)
 
     def commit(self, count_B: Ids) -> None:
         """The first `count_B` tokens of the last call stand."""
-        self._cache.commit(count_B + self._begins)
+        self._through.cache.commit(count_B + self._begins)
         self.cached_B, self._begins = self.cached_B + count_B, False
 
     def keep(self, kept: Ids) -> None:
         """Drop every row but these."""
-        self._cache.keep(kept)
+        self._through.keep(kept)
         self.cached_B = self.cached_B[kept]
 
 
@@ -143,17 +148,21 @@ def calls_for(
     drafting: Drafting,
     *,
     cached: bool = True,
-    kernel: Kernel = attention,
+    kernels: Kernels = SDPA,
 ) -> Calls:
-    """Fresh calls for these rows, with a KV cache, attended by `kernel`, or without."""
+    """Fresh calls for these rows, with a KV cache and these kernels, or without."""
     like, (count, length) = network.vocab_embed.embedding, rows.order_BL.shape
     if not cached:
         return UncachedDrafts(network, count, like.device)
-    places = drafting.places(length)
     cache = KVCache(
-        network.config, count, places, device=like.device, dtype=like.dtype, kernel=kernel
+        network.config,
+        count,
+        drafting.places(length),
+        device=like.device,
+        dtype=like.dtype,
+        kernel=kernels.whole,
     )
-    return CachedDrafts(network, cache, np.zeros(count, np.int64), like.device)
+    return CachedDrafts(network, cache, np.zeros(count, np.int64), kernels)
 
 
 def _inputs(

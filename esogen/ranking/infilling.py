@@ -48,6 +48,7 @@ from esogen.generate.plan import Plan, ScheduleSettings, make_plan
 from esogen.generate.streams import token_uniforms
 from esogen.generate.template import BLANK, Layout, Tokens, layouts
 from esogen.generate.verify import Agreement
+from esogen.model.attention import Kernels
 from esogen.model.network import Network
 from esogen.ranking.scores import LEFT_TO_RIGHT, Order, best, scores
 
@@ -141,11 +142,12 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What fills: a network, its tokenizer and where they are."""
+    """What fills: a network, its tokenizer, where they are and what attends."""
 
     network: Network
     tokenizer: Tokenizer
     device: torch.device
+    kernels: Kernels
 
     @property
     def longest(self) -> int:
@@ -261,7 +263,7 @@ class InfillBatch:
             places = drafting.places(longest)
             cache = prefilled_cache(network, rows, canvas, places)
             given_B = np.array([row.plan.given for row in rows])
-            calls = CachedDrafts(network, cache, given_B, device)
+            calls = CachedDrafts(network, cache, given_B, self._engine.kernels)
         return lossless(network, calls, self._rows, self.rule(), drafting)
 
     def drafts(self) -> NDArray[np.int64] | None:
@@ -282,12 +284,14 @@ class InfillBatch:
         """This batch again, cached against uncached, shown the same tokens."""
         network, rows = self._engine.network, self.rows
         canvas = start_canvas(network, rows, self._engine.device)
-        return agreement(network, prefilled(network, rows, canvas), rows, canvas, self.rule())
+        return agreement(network, self.calls(canvas, cached=True), rows, canvas, self.rule())
 
     def calls(self, canvas: Canvas, *, cached: bool) -> FillCalls:
         """Fresh state for a run with the KV cache, its given tokens computed, or without."""
         network = self._engine.network
-        return prefilled(network, self.rows, canvas) if cached else UncachedFill(network)
+        if not cached:
+            return UncachedFill(network)
+        return prefilled(network, self.rows, canvas, self._engine.kernels)
 
     def candidates(self) -> list[Candidate]:
         """What was made, in the order of the rows; raises `NumericalError` for broken weights."""
