@@ -575,7 +575,7 @@ class LanguageModel:
     def _rows_that_fit(self, given: NDArray[np.int64], settings: SampleSettings) -> int:
         network, plan = self.checkpoint.network, Batch(self, given, settings, range(1)).plan
         most = MOST_ROWS if self.device.type == "cuda" else DEFAULT_BATCH
-        each = row_bytes(network, plan, cached=settings.kv_cache)
+        each = row_bytes(network, plan, cached=settings.kv_cache, drafting=settings.drafting)
         return rows_that_fit(self.device, each, most)
 
     def _check_family(self) -> None:

@@ -95,11 +95,11 @@ class CachedDrafts:
         kernels: Kernels = SDPA,
     ) -> None:
         self._network, self._through = network, Through(network, cache, kernels)
-        self.cached_B = cached_B
+        self._cache, self.cached_B = cache, cached_B
         self._begins = network.config.bos_id is not None and isinstance(cache, KVCache)
 
     def __call__(self, rows: Rows, call: Call) -> Tensor:
-        device = self._through.cache.device
+        device = self._cache.device
         ids_BW, positions_BW = _inputs(self._network, rows, call, device)
         seen_BWW, masks = call.seen(), call.masks
         if self._begins:
@@ -110,7 +110,7 @@ class CachedDrafts:
 
     def commit(self, count_B: Ids) -> None:
         """The first `count_B` tokens of the last call stand."""
-        self._through.cache.commit(count_B + self._begins)
+        self._cache.commit(count_B + self._begins)
         self.cached_B, self._begins = self.cached_B + count_B, False
 
     def keep(self, kept: Ids) -> None:

@@ -7,6 +7,7 @@ from esogen.errors import UsageError
 from esogen.generate import denoise
 from esogen.generate.captured import Through
 from esogen.generate.denoise import Calls
+from esogen.generate.drafting import Drafting
 from esogen.generate.plan import Plan, Positions, ScheduleSettings, make_plan
 from esogen.model.attention import SDPA, Kernels
 from esogen.model.cache import KVCache, WholeText
@@ -79,16 +80,22 @@ WIDTHS_OF_A_TOKEN = 16
 """Numbers that a block holds of each token of a call, in model widths: the MLP has 4, twice."""
 
 
-def row_bytes(network: Network, plan: Plan, *, cached: bool) -> int:
+def row_bytes(
+    network: Network, plan: Plan, *, cached: bool, drafting: Drafting | None = None
+) -> int:
     """About what one row of a run of `plan` takes: its KV cache, and its widest call in hand."""
     config, like = network.config, network.vocab_embed.embedding
     length = plan.order_BL.shape[1]
-    widest = length
-    if cached and config.family == "esolm-b":
+    places, widest = length, length
+    if drafting:
+        places = drafting.places(length)
+        drafts = min(drafting.most, length)
+        widest = max(plan.given + drafts, 3 * drafts) if cached else places
+    elif cached and config.family == "esolm-b":
         widest = int(_fed(plan).max(initial=1))
-    places = 2 * config.n_blocks * length if cached and config.family != "mdlm" else 0
-    numbers = places + WIDTHS_OF_A_TOKEN * widest
-    return int(numbers * config.hidden_size * like.element_size())
+    kept = 2 * config.n_blocks * places if cached and config.family != "mdlm" else 0
+    numbers = (kept + WIDTHS_OF_A_TOKEN * widest) * config.hidden_size
+    return int(numbers * like.element_size())
 
 
 def _uncached(network: Network, prefix: int) -> Calls:
