@@ -66,6 +66,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     attention: str = "auto",
+    told: Callable[[str], object] = warnings.warn,
 ) -> "LanguageModel":
     """Open a model on a device and in a precision.
 
@@ -73,10 +74,10 @@ def load(
     downloaded if the cache lacks it.
 
     `device` is auto, cpu, cuda or cuda:N; `dtype` auto, bf16, fp16 or fp32; `attention` auto,
-    triton, xformers or sdpa. Raises `EsogenError` naming what was wanted, what was found and what
-    to do.
+    triton, xformers or sdpa. `told` is told why `auto` is not the GPU that is there. Raises
+    `EsogenError` naming what was wanted, what was found and what to do.
     """
-    place = choose_device(device)
+    place = choose_device(device, told)
     precision = choose_dtype(dtype, place)
     asked = None if attention == "auto" else choose_attention(attention, place, precision)
     return LanguageModel(open_checkpoint(model, device=place, dtype=precision), place, asked)

@@ -282,6 +282,13 @@ def test_a_checkpoint_is_measured_as_its_card_asks(tiny_folder: Path) -> None:
 # What is written
 
 
+def test_what_serves_instead_of_the_usual_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = "tokens are drawn by sorting (no Triton here)"
+    monkeypatch.setattr("esogen.bench.subject.choose_draw", lambda device: Drawing(draw, note))
+    done = esogen(*TINY, "-L", "16", "--family", "mdlm,ar")
+    assert done.stderr.count(note) == 1
+
+
 def test_the_last_line_says_on_what_it_was_measured() -> None:
     document = esogen(*TINY, "-L", "8").document
     assert document["device"] == "cpu"

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,7 +20,7 @@ from esogen.checkpoint.placement import choose_device
 from esogen.errors import EsogenError
 from esogen.generate.plan import Plan
 
-Tell = Callable[[str], None]
+Tell = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,15 @@ class NoRoom:
 
 
 class Bench:
-    """Measures cases under one setup, on `device`, which copies `bandwidth` bytes a second."""
+    """Measures cases under one setup, on `device`, which copies `bandwidth` bytes a second.
 
-    def __init__(self, setup: Setup, tell: Tell) -> None:
-        self._setup, self._tell = setup, tell
-        self.device = choose_device(setup.device)
+    `tell` hears how far it is, `told`, once each, what this machine does not do in the usual way.
+    """
+
+    def __init__(self, setup: Setup, tell: Tell, told: Tell = warnings.warn) -> None:
+        self._setup, self._tell, self._told = setup, tell, told
+        self._notes: set[str] = set()
+        self.device = choose_device(setup.device, told)
         tell("measuring how fast the device copies ...")
         try:
             self.bandwidth = copy_bandwidth(self.device)
@@ -110,6 +115,7 @@ class Bench:
                 if subject is None or not subject.serves(case):
                     subject = None  # the old network leaves before the new one comes
                     subject = open_subject(self._setup, case.family, case.block_size)
+                    self._note(subject)
                 row = self._row(subject, case, place)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -117,6 +123,12 @@ class Bench:
                 yield NoRoom(case, str(self.device))
             else:
                 yield row
+
+    def _note(self, subject: Subject) -> None:
+        for note in subject.notes:
+            if note not in self._notes:
+                self._told(note)
+            self._notes.add(note)
 
     def _row(self, subject: Subject, case: Case, place: str) -> Row:
         plan, weights = subject.plan(case), weight_bytes(subject.network)

@@ -13,7 +13,7 @@ from esogen.checkpoint.folder import open_checkpoint
 from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.weights import build
 from esogen.generate.denoise import Step, denoise, start
-from esogen.generate.draw import Draw, Drawn, DrawSettings, choose_draw
+from esogen.generate.draw import Drawing, Drawn, DrawSettings, choose_draw
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.streams import token_uniforms
 from esogen.model.attention import Kernels
@@ -35,12 +35,17 @@ class Subject:
     network: Network
     kernels: Kernels
     draw: DrawSettings
-    draws: Draw
+    drawing: Drawing
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
         return self.network.vocab_embed.embedding.device
+
+    @property
+    def notes(self) -> list[str]:
+        """What this machine does not do in the usual way, a line each."""
+        return [note for note in (self.kernels.note, self.drawing.note) if note]
 
     def serves(self, case: Case) -> bool:
         """Whether this is the network of a case."""
@@ -64,7 +69,7 @@ class Subject:
         progress = start(self.network, plan, given_L, np.stack(uniforms_BL), self.device)
         cached = case.kv_cache is not False
         calls = calls_for(self.network, plan, cached=cached, kernels=self.kernels)
-        how = self.draws if drawing else _undrawn
+        how = self.drawing.by if drawing else _undrawn
         return denoise(self.network, calls, plan, progress, self.draw, drawing=how)
 
 
@@ -80,7 +85,7 @@ def open_subject(setup: Setup, family: Family, block_size: int | None) -> Subjec
         network = open_checkpoint(setup.model, device=device, dtype=dtype).network
     else:
         network = random_network(sized(setup.size, family, block_size), device, dtype)
-    return Subject(network, kernels, DrawSettings(top_p=setup.top_p), choose_draw(device).by)
+    return Subject(network, kernels, DrawSettings(top_p=setup.top_p), choose_draw(device))
 
 
 def whole_plan(config: ModelConfig, case: Case) -> Plan:

@@ -1,6 +1,7 @@
 """Which device and precision a network runs in, and which kernels compute its attention."""
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 
 import torch
@@ -46,13 +47,17 @@ _MEANT = {
 }
 
 
-def choose_device(word: str) -> torch.device:
+def choose_device(word: str, told: Callable[[str], object] = warnings.warn) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` names; `auto` is a GPU where there is one.
 
-    Raises `UsageError` for any other word and for a GPU that is not here.
+    Where torch cannot use the one there is, `told` is told why `auto` is the CPU. Raises
+    `UsageError` for any other word and for a GPU that is not here.
     """
     if word == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        count, why_not = gpus()
+        if why_not:
+            told(f"device is cpu, for torch cannot use the GPU: {why_not}")
+        return torch.device("cuda" if count else "cpu")
     if word == "cpu":
         return torch.device("cpu")
     kind, colon, index = word.partition(":")
@@ -135,10 +140,26 @@ def checked(kernel: StepKernel, device: torch.device, dtype: torch.dtype) -> Ste
     return kernel
 
 
+def gpus() -> tuple[int, str | None]:
+    """How many GPUs torch can use, and why it cannot use one that is there: its driver is too old.
+
+    torch says so once in a process.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count or not said:
+        return count, None
+    return 0, str(said[0].message).removeprefix("CUDA initialization: ").partition(". ")[0]
+
+
 def _cuda(word: str, index: int) -> torch.device:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count, why_not = gpus()
     if not count:
-        raise UsageError(f"device is {word!r}, but torch finds no GPU here; use cpu or auto")
+        reason = f" ({why_not})" if why_not else ""
+        raise UsageError(
+            f"device is {word!r}, but torch finds no GPU here{reason}; use cpu or auto"
+        )
     if index >= count:
         raise UsageError(
             f"device is {word!r}, but the GPUs here are cuda:0 to cuda:{count - 1}; use one of them"

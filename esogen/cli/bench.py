@@ -166,7 +166,7 @@ def _measure(run: _Run, table: Table, console: Console) -> None:
     rows: dict[Case, Row] = {}
     try:
         with options.flags_named():
-            run.bench = Bench(run.setup, console.status)
+            run.bench = Bench(run.setup, console.status, console.say)
             for found in run.bench.rows(run.cases):
                 if isinstance(found, NoRoom):
                     console.report(str(found))
