@@ -14,6 +14,7 @@ import torch
 from esogen.bench.cases import Case, Setup
 from esogen.bench.floor import bytes_moved, copy_bandwidth, weight_bytes
 from esogen.bench.gauges import Spread, Stopwatch, held_memory, wait_for
+from esogen.bench.profile import Part, profiled
 from esogen.bench.subject import Subject, open_subject, whole_plan
 from esogen.checkpoint.memory import out_of_memory
 from esogen.checkpoint.placement import choose_device
@@ -43,12 +44,14 @@ class Row:
     peak_bytes: int | None
     floor_seconds: float
     one_shot: tuple[float, float] | None = None
+    profile: Sequence[Part] | None = None
 
     def record(self) -> dict[str, object]:
         """The row as JSON and CSV have it."""
         forward, (first, second) = self.forward_seconds, self.one_shot or (None, None)
         case = {"name": self.case.name, **asdict(self.case)}
         del case["forward_only"], case["timed_steps"]
+        parts = None if self.profile is None else [part._asdict() for part in self.profile]
         return case | {
             "nfe": self.nfe,
             "timed_steps": self.timed_steps,
@@ -65,6 +68,7 @@ class Row:
             "floor_share": self.floor_seconds / self.seconds.median,
             "first_run_seconds": first,
             "second_run_seconds": second,
+            **({} if parts is None else {"profile": parts}),
         }
 
 
@@ -157,6 +161,7 @@ class Bench:
             peak.bytes,
             moved / self.bandwidth,
             self._one_shot(case, place) if self._setup.one_shot else None,
+            profiled(subject, case) if self._setup.profile else None,
         )
 
     def _one_shot(self, case: Case, place: str) -> tuple[float, float]:

@@ -124,6 +124,10 @@ OneShot = Annotated[
     bool,
     _option(_GRID, "Time the first and second run of a fresh process too.", "--one-shot"),
 ]
+Profile = Annotated[
+    bool,
+    _option(_GRID, "Tell what a step is made of: operations, or kernels of a GPU.", "--profile"),
+]
 
 Size = Annotated[
     str | None,
