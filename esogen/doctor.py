@@ -88,25 +88,31 @@ def _torch() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
+    from esogen.checkpoint.placement import gpus
+
     threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
     yield Finding("cpu", "ok", threads)
     driver = _DRIVER.read_text().splitlines()[0] if _DRIVER.exists() else None
     if driver:
         yield Finding("driver", "ok", " ".join(driver.split()))
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    count, why_not = gpus()
+    for index in range(count):
         gpu = torch.cuda.get_device_properties(index)
         found = f"{gpu.name}, {amount(gpu.total_memory)}, compute {gpu.major}.{gpu.minor}"
         yield Finding(f"cuda:{index}", "ok", found)
-    if not torch.cuda.is_available():
-        yield _no_gpu(driver, torch.version.cuda)
+    if not count:
+        yield _no_gpu(driver, torch.version.cuda, why_not)
 
 
-def _no_gpu(driver: str | None, cuda: str | None) -> Finding:
+def _no_gpu(driver: str | None, cuda: str | None, why_not: str | None) -> Finding:
     if driver and not cuda:
         mend = f"{sys.executable} -m pip install --force-reinstall torch (a build with CUDA)"
         return Finding("gpu", "note", "there is one, but this torch is built for CPUs only", mend)
     if driver:
-        return Finding("gpu", "note", "there is one, but torch cannot use it", "nvidia-smi")
+        reason = f": {why_not}" if why_not else ""
+        return Finding(
+            "gpu", "note", f"there is one, but torch cannot use it{reason}", "nvidia-smi"
+        )
     return Finding("gpu", "note", "none found; the CPU is used")
 
 

@@ -20,11 +20,14 @@ from esogen.checkpoint.memory import Room, rows_that_fit
 from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.errors import EsogenError, NumericalError, UsageError
-from esogen.generate import lossless
 from esogen.generate.denoise import Calls, Progress, Step, denoise, start
+from esogen.generate.draft_calls import calls_for as draft_calls_for
+from esogen.generate.draft_rows import Rows, Text
+from esogen.generate.draft_rows import start as start_texts
 from esogen.generate.drafting import Drafting, measured
 from esogen.generate.draw import Drawing, DrawSettings, choose_draw
 from esogen.generate.fill import Rule
+from esogen.generate.lossless import lossless
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.streams import LARGEST_SEED, token_uniforms
 from esogen.generate.template import Tokens, parse, tokenise, whole
@@ -32,7 +35,7 @@ from esogen.generate.template import fix as fix_words
 from esogen.generate.verify import Agreement, Side, compare
 from esogen.model.attention import Kernels
 from esogen.model.families import ALPHA_0, UNUSED, check_used
-from esogen.peers.family import RECORDED, calls_for, kernels_for, plan_for, row_bytes
+from esogen.peers.family import calls_for, plan_for, row_bytes
 from esogen.ranking.best_of import best_of as choose_best
 from esogen.ranking.infilling import Engine, Filled, Infilling, InfillSettings
 from esogen.ranking.revising import revise
@@ -63,6 +66,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     attention: str = "auto",
+    told: Callable[[str], object] = warnings.warn,
 ) -> "LanguageModel":
     """Open a model on a device and in a precision.
 
@@ -70,10 +74,10 @@ def load(
     downloaded if the cache lacks it.
 
     `device` is auto, cpu, cuda or cuda:N; `dtype` auto, bf16, fp16 or fp32; `attention` auto,
-    triton, xformers or sdpa. Raises `EsogenError` naming what was wanted, what was found and what
-    to do.
+    triton, xformers or sdpa. `told` is told why `auto` is not the GPU that is there. Raises
+    `EsogenError` naming what was wanted, what was found and what to do.
     """
-    place = choose_device(device)
+    place = choose_device(device, told)
     precision = choose_dtype(dtype, place)
     asked = None if attention == "auto" else choose_attention(attention, place, precision)
     return LanguageModel(open_checkpoint(model, device=place, dtype=precision), place, asked)
@@ -148,10 +152,9 @@ class LanguageModel:
 
     @cached_property
     def kernels(self) -> Kernels:
-        """What attends; what nobody asked for is chosen where steps are recorded."""
+        """What attends: as asked, or what suits the device."""
         dtype = self.checkpoint.network.vocab_embed.embedding.dtype
-        family = self.checkpoint.config.family
-        return self._asked or kernels_for("auto", family, self.device, dtype)
+        return self._asked or choose_attention("auto", self.device, dtype)
 
     @cached_property
     def drawing(self) -> Drawing:
@@ -393,16 +396,11 @@ class LanguageModel:
         except ValueError as error:
             raise UsageError(str(error)) from error
 
+    @staticmethod
     def _check_together(
-        self, steps: int | None, draft: int | Auto | None, costs: Sequence[float] | None
+        steps: int | None, draft: int | Auto | None, costs: Sequence[float] | None
     ) -> None:
         """Raise `UsageError` for settings of which one excludes the other."""
-        family = self.checkpoint.config.family
-        if self._asked and self._asked.step and family not in RECORDED:
-            raise UsageError(
-                f"attention is {self._asked.word}, and a model of the family {family} has no steps"
-                " that are recorded; use sdpa or auto"
-            )
         if draft is not None and steps is not None:
             raise UsageError(
                 f"draft is {draft} and steps is {steps}; drafts are verified one token per step,"
@@ -420,7 +418,7 @@ class LanguageModel:
             return Drafting(draft)
         if costs is not None:
             return Drafting.adaptive(tuple(costs))
-        return measured(self.checkpoint.network, rows, length, kernel=self.kernels.whole)
+        return measured(self.checkpoint.network, rows, length, kernels=self.kernels)
 
     def infill(
         self,
@@ -540,7 +538,8 @@ class LanguageModel:
         """A run of `infill` over any number of templates, to be driven batch by batch."""
         self._check_family()
         return Infilling(
-            Engine(self.checkpoint.network, self.checkpoint.tokenizer, self.device), settings
+            Engine(self.checkpoint.network, self.checkpoint.tokenizer, self.device, self.kernels),
+            settings,
         )
 
     def batches(
@@ -577,7 +576,7 @@ class LanguageModel:
     def _rows_that_fit(self, given: NDArray[np.int64], settings: SampleSettings) -> int:
         network, plan = self.checkpoint.network, Batch(self, given, settings, range(1)).plan
         most = MOST_ROWS if self.device.type == "cuda" else DEFAULT_BATCH
-        each = row_bytes(network, plan, cached=settings.kv_cache)
+        each = row_bytes(network, plan, cached=settings.kv_cache, drafting=settings.drafting)
         return rows_that_fit(self.device, each, most)
 
     def _check_family(self) -> None:
@@ -638,7 +637,7 @@ class Batch:
         )
         drafted = settings.drafting is not None
         self.plan = self.plan.one_by_one() if drafted else self.plan
-        self._rows: lossless.Rows | None = None
+        self._rows: Rows | None = None
         self._recorder = Recorder(self.plan, self._given_L, drafted=drafted)
 
     def steps(self) -> Iterator[Step]:
@@ -662,10 +661,10 @@ class Batch:
         )
 
     def _drafted_steps(self, drafting: Drafting) -> Iterator[Step]:
-        network, kernel = self._model.checkpoint.network, self._model.kernels.whole
-        rows = self._rows = lossless.start(
+        network, kernels = self._model.checkpoint.network, self._model.kernels
+        rows = self._rows = start_texts(
             [
-                lossless.Text(
+                Text(
                     self._given_L,
                     np.zeros_like(self._given_L),
                     order_L,
@@ -679,10 +678,10 @@ class Batch:
         allowed_CV = torch.ones(
             1, network.config.vocab_size, dtype=torch.bool, device=self._model.device
         )
-        return lossless.lossless(
+        return lossless(
             network,
-            lossless.calls_for(
-                network, rows, drafting, cached=self.settings.kv_cache, kernel=kernel
+            draft_calls_for(
+                network, rows, drafting, cached=self.settings.kv_cache, kernels=kernels
             ),
             rows,
             Rule(self.settings.draw, allowed_CV),

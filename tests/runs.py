@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from esogen.checkpoint.folder import Checkpoint
+from esogen.generate.captured import Through
 from esogen.generate.denoise import (
     CachedCalls,
     Calls,
@@ -55,7 +56,9 @@ def calls_for(network: Network, plan: Plan, *, cached: bool) -> Calls:
         return UncachedCalls(network)
     rows, length = plan.order_BL.shape
     dtype = network.vocab_embed.embedding.dtype
-    return CachedCalls(network, KVCache(network.config, rows, length, dtype=dtype))
+    return CachedCalls(
+        network, Through(network, KVCache(network.config, rows, length, dtype=dtype))
+    )
 
 
 def run(

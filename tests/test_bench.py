@@ -162,7 +162,7 @@ def test_what_stands_is_what_the_cache_holds_before_each_call(family: Family, be
 
     class Watched:
         def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
-            seen.append(calls._cache.lengths_B.tolist())  # type: ignore[attr-defined]
+            seen.append(calls._through.cache.lengths_B.tolist())  # type: ignore[attr-defined]
             return calls(progress, decided, fresh, count)
 
         def keep(self, kept: np.ndarray[Any, Any]) -> None:
@@ -281,6 +281,33 @@ def test_a_checkpoint_is_measured_as_its_card_asks(tiny_folder: Path) -> None:
 
 
 # What is written
+
+
+def test_what_serves_instead_of_the_usual_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = "tokens are drawn by sorting (no Triton here)"
+    monkeypatch.setattr("esogen.bench.subject.choose_draw", lambda device: Drawing(draw, note))
+    done = esogen(*TINY, "-L", "16", "--family", "mdlm,ar")
+    assert done.stderr.count(note) == 1
+
+
+def test_a_profile_tells_what_a_step_is_made_of() -> None:
+    """Tokens are embedded once, and normed twice a block and before the output layer."""
+    words = ("-L", "24", "-s", "24", "--schedule", "streams", "--profile")
+    done = esogen(*TINY, *words)
+    assert (done.code, done.stderr) == (0, "")
+    (row,) = done.rows
+    parts = {part["name"]: part for part in row["profile"]}
+    assert parts["aten::embedding"]["calls"] == 1
+    assert parts["aten::native_layer_norm"]["calls"] == 2 * SIZES["tiny"].n_blocks + 1
+    seconds = [part["seconds"] for part in row["profile"]]
+    assert seconds == sorted(seconds, reverse=True)
+    heading = "| one step of esolm-b, length 24, batch 1 | times | µs | share |"
+    lines = done.stdout.splitlines()
+    assert lines[lines.index(heading) + 2].startswith(f"| {row['profile'][0]['name']} | ")
+    assert lines[-2].startswith("| all | ")
+    assert lines[-2].endswith(" | 100.0% |")
+    refused = esogen(*TINY, *words, "--format", "csv")
+    assert (refused.code, "no place for" in refused.stderr) == (2, True)
 
 
 def test_the_last_line_says_on_what_it_was_measured() -> None:

@@ -1,10 +1,12 @@
-"""Recorded steps are the cached steps, which are the uncached network.
+"""Recorded calls are the cached calls, which are the uncached network.
 
 A CUDA graph is stood in for by the list of operations that torch saw while the step was recorded:
 a replay does the same operations on the same tensors, and no Python of the step runs again.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,23 +15,27 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from esogen.checkpoint.folder import Checkpoint
 from esogen.checkpoint.placement import choose_attention
 from esogen.checkpoint.weights import build
+from esogen.editor.session import Session
 from esogen.generate import captured as captured_module
-from esogen.generate.captured import CapturedCalls, Run, worth_recording
-from esogen.generate.denoise import CachedCalls, Calls, Step, UncachedCalls, denoise
+from esogen.generate.captured import Run, Through, worth_recording
+from esogen.generate.denoise import Calls, Step, denoise
+from esogen.generate.drafting import measured
 from esogen.generate.draw import DrawSettings, choose_draw
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.verify import Side, compare
-from esogen.model.attention import attention
-from esogen.model.cache import KVCache
-from esogen.model.config import ModelConfig
+from esogen.language_model import LanguageModel, load
+from esogen.model.attention import Kernels, Places, triton_attention
+from esogen.model.cache import KVCache, step_by_torch
+from esogen.model.config import Family, ModelConfig
+from esogen.model.heads import Heads
 from esogen.model.network import Network
-from esogen.peers import ar
 from esogen.peers.family import calls_for
 from esogen.peers.family import plan_for as family_plan
 from tests.conftest import random_tensors
-from tests.runs import NO_POSITIONS, begin, plan_for
+from tests.runs import NO_POSITIONS, begin, behind_bos, plan_for
 
 LENGTH = 24
 RULES = [
@@ -58,6 +64,10 @@ class Recordings:
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
 
+    def on(self, device: torch.device) -> "Recordings":
+        """What a device records with."""
+        return self
+
     def __call__(self, run: Run) -> Run:
         self.recorded += 1
         tape = Tape()
@@ -83,67 +93,62 @@ def _lay_over(wanted: Any, found: Any) -> None:
             _lay_over(one, other)
 
 
-def seen_attention(q_BLNH: Tensor, k_BPNH: Tensor, v_BPNH: Tensor, stands_B: Tensor) -> Tensor:
-    """What the step kernel computes, by torch: every place, under a mask made on the device."""
-    queries, places = q_BLNH.shape[1], k_BPNH.shape[1]
-    last_BL = stands_B[:, None] + torch.arange(queries, device=q_BLNH.device)
-    seen_BLP = torch.arange(places, device=q_BLNH.device) <= last_BL[..., None]
-    return attention(q_BLNH, k_BPNH, v_BPNH, seen_BLP[:, None])
+BY_TORCH = Kernels(step=step_by_torch)
+CPU = torch.device("cpu")
+NUCLEUS = DrawSettings(top_p=0.9)
 
 
 @pytest.fixture(scope="module", params=[None, 7], ids=["plain", "with bos"])
 def network(
     request: pytest.FixtureRequest, tiny_config: ModelConfig, tiny_tensors: dict[str, Tensor]
 ) -> Network:
-    config, cpu = replace(tiny_config, bos_id=request.param), torch.device("cpu")
-    return build(config, dict(tiny_tensors), folded=True, device=cpu, dtype=torch.float32)
+    config = replace(tiny_config, bos_id=request.param)
+    return build(config, dict(tiny_tensors), folded=True, device=CPU, dtype=torch.float32)
 
 
 @pytest.fixture(autouse=True)
-def few_steps_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captured_module, "LEAST_STEPS", 4)
+def recordings(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Recordings:
+    """Few calls are worth recording; on a CPU, by the stand-in."""
+    monkeypatch.setattr(captured_module, "LEAST_CALLS", 4)
+    found = Recordings()
+    if not request.node.get_closest_marker("cuda"):
+        monkeypatch.setattr(captured_module, "CudaGraphs", found.on)
+    return found
 
 
-def captured(network: Network, plan: Plan, record: Recordings) -> Calls:
-    rows, length = plan.order_BL.shape
-    cache = KVCache(network.config, rows, length)
-    plain = CachedCalls(network, cache)
-    return CapturedCalls(plain, network, cache, plan, kernel=seen_attention, record=record)
-
-
-def cached(network: Network, plan: Plan) -> Calls:
-    rows, length = plan.order_BL.shape
-    return CachedCalls(network, KVCache(network.config, rows, length))
+def captured(network: Network, plan: Plan) -> Calls:
+    return calls_for(network, plan, cached=True, kernels=BY_TORCH)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("fixed", [NO_POSITIONS, np.arange(1, LENGTH, 4)], ids=["empty", "given"])
 def test_replayed_steps_are_those_of_the_uncached_network(
-    network: Network, rule: ScheduleSettings, fixed: np.ndarray
+    network: Network, rule: ScheduleSettings, fixed: np.ndarray, recordings: Recordings
 ) -> None:
-    plan, record = plan_for(rule, range(3), LENGTH, given=fixed), Recordings()
-    candidate = Side(network, captured(network, plan, record))
-    reference = Side(network, UncachedCalls(network))
-    found = compare(
-        reference, candidate, plan, begin(network, plan, range(3)), DrawSettings(top_p=0.9)
-    )
-    assert record.replayed > plan.nfe // 2
-    assert record.recorded <= 6
+    plan = plan_for(rule, range(3), LENGTH, given=fixed)
+    reference, candidate = uncached(network, plan), captured(network, plan)
+    begun = begin(network, plan, range(3))
+    found = compare(Side(network, reference), Side(network, candidate), plan, begun, NUCLEUS)
+    assert recordings.replayed > plan.nfe // 2
+    assert recordings.recorded <= 6
     assert found.draws == 3 * plan.counts_S.sum()
     assert found.unexplained == 0
     assert found.log_prob_difference < 1e-4
 
 
+def uncached(network: Network, plan: Plan) -> Calls:
+    return calls_for(network, plan, cached=False)
+
+
 @pytest.mark.parametrize("end", [None, 37, 111])
 def test_a_replayed_run_is_the_cached_run_when_rows_leave_too(
-    network: Network, end: int | None
+    network: Network, end: int | None, recordings: Recordings
 ) -> None:
     """Steps are kept and read at the end: what they hold must not be overwritten by replays."""
     plan = plan_for(ScheduleSettings(12, 0.3), range(5), LENGTH)
-    record = Recordings()
-    both = captured(network, plan, record), cached(network, plan)
+    both = captured(network, plan), calls_for(network, plan, cached=True)
     found, wanted = ([*run(network, calls, plan, end)] for calls in both)
-    assert record.replayed
+    assert recordings.replayed
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
         assert one.rows.tolist() == other.rows.tolist()
@@ -158,14 +163,15 @@ def run(network: Network, calls: Calls, plan: Plan, end: int | None) -> list[Ste
     ]
 
 
-def test_some_of_those_runs_lose_rows_and_record_again(network: Network) -> None:
+def test_some_of_those_runs_lose_rows_and_record_again(
+    network: Network, recordings: Recordings
+) -> None:
     plan, kept = plan_for(ScheduleSettings(12, 0.3), range(5), LENGTH), np.array([1, 3])
-    record = Recordings()
-    calls, other = captured(network, plan, record), cached(network, plan)
+    calls, other = captured(network, plan), calls_for(network, plan, cached=True)
     progress, decided, fresh = begin(network, plan, range(5)), plan.given, plan.given
     for index, count in enumerate(plan.counts_S.tolist()):
         if index == plan.nfe // 2:
-            before = record.recorded
+            before = recordings.recorded
             progress.keep(kept)
             calls.keep(kept)
             other.keep(kept)
@@ -173,57 +179,176 @@ def test_some_of_those_runs_lose_rows_and_record_again(network: Network) -> None
             found, wanted = (each(progress, decided, fresh, count) for each in (calls, other))
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
         decided, fresh = decided + count, count
-    assert record.recorded > before > 0
+    assert recordings.recorded > before > 0
 
 
 @pytest.mark.parametrize("given", [0, 6])
-def test_a_model_that_goes_left_to_right_is_replayed_too(given: int) -> None:
-    config = ModelConfig("ar", 300, LENGTH, hidden_size=32, n_blocks=2, n_heads=2, bos_id=7)
-    cpu, tensors = torch.device("cpu"), random_tensors(config, seed=0)
-    network = build(config, tensors, folded=True, device=cpu, dtype=torch.float32)
-    positions, record = np.arange(LENGTH), Recordings()
-    rule = ScheduleSettings(1)
+@pytest.mark.parametrize("bos", [None, 7])
+@pytest.mark.parametrize(
+    ("family", "recorded"), [("ar", 1), ("mdlm", 1), ("bd3lm", 2), ("esolm-a", 1)]
+)
+def test_the_other_families_are_replayed_too(
+    family: Family, recorded: int, bos: int | None, given: int, recordings: Recordings
+) -> None:
+    """A left-to-right text by one recording, blocks by one for their first calls and one more."""
+    block = 3 if family == "bd3lm" else 1
+    bos = 7 if family == "ar" else bos
+    config = ModelConfig(family, 300, LENGTH, 32, 2, 2, 16, bos_id=bos, block_size=block)
+    tensors = random_tensors(config, seed=0)
+    network = build(config, tensors, folded=True, device=CPU, dtype=torch.float32)
+    positions, rule = np.arange(LENGTH), ScheduleSettings(30, 1.0 if family == "mdlm" else 0.2)
     plan = family_plan(config, rule, 0, range(3), given=positions[:given], blank=positions[given:])
-    cache = KVCache(config, 3, LENGTH)
-    plain = ar.CachedCalls(network, cache)
-    calls = CapturedCalls(
-        plain, network, cache, plan, kernel=seen_attention, record=record, with_masks=False
-    )
-    sides = Side(network, ar.UncachedCalls(network)), Side(network, calls)
-    found = compare(*sides, plan, begin(network, plan, range(3)), DrawSettings(top_p=0.9))
-    assert (record.recorded, record.replayed) == (1, plan.nfe - 2)
+    reference, candidate = uncached(network, plan), captured(network, plan)
+    begun = begin(network, plan, range(3))
+    found = compare(Side(network, reference), Side(network, candidate), plan, begun, NUCLEUS)
+    assert recordings.recorded == recorded
+    assert recordings.replayed > 8
     assert found.unexplained == 0
     assert found.log_prob_difference < 1e-4
+
+
+@pytest.fixture(params=["nothing", "bos"])
+def models(
+    request: pytest.FixtureRequest, tiny_checkpoint: Checkpoint
+) -> tuple[LanguageModel, LanguageModel]:
+    """One model twice: its calls as they are, and recorded."""
+    model = behind_bos(tiny_checkpoint) if request.param == "bos" else tiny_checkpoint
+    return LanguageModel(model, CPU), LanguageModel(model, CPU, BY_TORCH)
+
+
+@pytest.mark.parametrize("draft", [None, 4], ids=["plain", "drafts"])
+def test_candidates_of_recorded_calls_are_those_of_plain_ones(
+    models: tuple[LanguageModel, LanguageModel], draft: int | None, recordings: Recordings
+) -> None:
+    """Rows of three lengths, so of three prefixes, and of unequal widths."""
+    template, steps = "The [MASK:20] sat on the big [MASK:12-14].", None if draft else 12
+    plain, recorded = (
+        lm.infill(template, n=2, seed=3, steps=steps, alpha_0=0.6, draft=draft) for lm in models
+    )
+    assert recordings.replayed > 4
+    assert [each.tokens for each in recorded] == [each.tokens for each in plain]
+    np.testing.assert_allclose(
+        [each.log_prob for each in recorded], [each.log_prob for each in plain], atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("draft", [3, 6])
+@pytest.mark.parametrize("alpha_0", [1.0, 0.0])
+def test_drafts_verified_by_recorded_calls_are_those_of_plain_ones(
+    models: tuple[LanguageModel, LanguageModel], draft: int, alpha_0: float, recordings: Recordings
+) -> None:
+    """Rows stand at lengths of their own, and each call has a pattern of its own."""
+    plain, recorded = (
+        [*lm.sample("A", n=3, length=48, draft=draft, alpha_0=alpha_0, seed=2, raw=True)]
+        for lm in models
+    )
+    assert recordings.replayed > 4
+    assert [each.tokens for each in recorded] == [each.tokens for each in plain]
+    assert [each.steps for each in recorded] == [each.steps for each in plain]
+    np.testing.assert_allclose(
+        [each.log_prob for each in recorded], [each.log_prob for each in plain], atol=1e-3
+    )
+
+
+def test_what_drafts_cost_is_measured_with_recorded_calls(
+    network: Network, recordings: Recordings
+) -> None:
+    found = measured(network, 2, 48, kernels=BY_TORCH)
+    assert recordings.recorded == len(found.costs)
+    assert recordings.replayed >= 4 * len(found.costs)
+
+
+def test_the_editor_replays_its_calls(
+    models: tuple[LanguageModel, LanguageModel], recordings: Recordings
+) -> None:
+    """Undo puts other keys under what was recorded, and another length."""
+    texts = []
+    for lm in models:
+        session = Session(lm, lm.infill_settings(lm.settings(seed=1, steps=9), n=1))
+        drain(session.open(lm.read_template("A [MASK:9] sat on [MASK:9].")))
+        drain(session.reroll(1))
+        session.undo()
+        drain(session.reroll(2))
+        texts.append([state.tokens_L.tolist() for state in session.states])
+    assert recordings.replayed > 4
+    assert texts[0] == texts[1]
+
+
+def drain(steps: Iterator[Step]) -> None:
+    for _ in steps:
+        pass
 
 
 def test_a_recording_that_keeps_its_length_is_found_out(network: Network) -> None:
     """The comparison can fail: here a length is a number of the recording, not a tensor."""
 
-    def frozen(q: Tensor, k: Tensor, v: Tensor, stands_B: Tensor) -> Tensor:
-        return seen_attention(q, k, v, torch.tensor(stands_B.tolist()))
+    def frozen(heads: Heads, places: Places) -> Tensor:
+        return step_by_torch(
+            heads, places._replace(stands_B=torch.tensor(places.stands_B.tolist()))
+        )
 
     plan = plan_for(ScheduleSettings(3, 0.0), range(2), LENGTH)
-    rows, length = plan.order_BL.shape
-    cache = KVCache(network.config, rows, length)
-    plain = CachedCalls(network, cache)
-    calls = CapturedCalls(plain, network, cache, plan, kernel=frozen, record=Recordings())
-    sides = Side(network, UncachedCalls(network)), Side(network, calls)
+    calls = calls_for(network, plan, cached=True, kernels=Kernels(step=frozen))
+    sides = Side(network, uncached(network, plan)), Side(network, calls)
     begun = begin(network, plan, range(2))
     assert compare(*sides, plan, begun, DrawSettings()).log_prob_difference > 1e-3
 
 
-def test_the_kernel_of_triton_serves_a_recorded_run(network: Network) -> None:
-    pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
-    from esogen.model.step_kernel import step_attention
+def test_calls_too_wide_for_a_launch_to_matter_are_not_recorded(
+    network: Network, recordings: Recordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captured_module, "MOST_TOKENS", 5)
+    plan = plan_for(ScheduleSettings(1, 0.0), range(3), LENGTH)
+    run(network, captured(network, plan), plan, None)
+    assert recordings.recorded == 0
 
-    plan = plan_for(ScheduleSettings(9, 1.0), range(2), 12)
-    cache = KVCache(network.config, 2, 12)
-    plain = CachedCalls(network, cache)
-    calls = CapturedCalls(
-        plain, network, cache, plan, kernel=step_attention, record=lambda run: run
-    )
-    sides = Side(network, UncachedCalls(network)), Side(network, calls)
-    found = compare(*sides, plan, begin(network, plan, range(2)), DrawSettings(top_p=0.9))
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_call_is_padded_to_a_recorded_one_as_far_as_there_is_room(
+    network: Network, recordings: Recordings, told: bool
+) -> None:
+    """Widths that nobody foresaw; what pads must leave no trace where a later call is wider."""
+    places = 47 - (network.config.bos_id is not None)
+    caches = [KVCache(network.config, 2, places) for _ in range(2)]
+    plain, recorded = Through(network, caches[0]), Through(network, caches[1], BY_TORCH)
+    generator = torch.Generator().manual_seed(0)
+    for width, replayed in zip(
+        (6, 6, 6, 6, 4, 6, 5, 3, 4), (0, 0, 0, 1, 2, 3, 4, 4, 4), strict=True
+    ):
+        ids = torch.randint(0, 299, (2, width), generator=generator)
+        positions = torch.randint(0, 64, (2, width), generator=generator)
+        seen = torch.rand(2, width, width, generator=generator) < 0.5
+        seen |= torch.eye(width, dtype=torch.bool)
+        with torch.inference_mode():
+            found, wanted = (
+                each(ids, positions, seen if told else None, slice(1, None))
+                for each in (recorded, plain)
+            )
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+        assert recordings.replayed == replayed
+        for cache in caches:
+            cache.commit(np.array([width, width - 1]))
+    assert recordings.recorded == 1
+
+
+@pytest.mark.parametrize("family", ["esolm-b", "bd3lm"])
+def test_the_kernel_of_triton_serves_a_recorded_run(
+    family: Family,
+    tiny_tensors: dict[str, Tensor],
+    tiny_config: ModelConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Causal, and told who sees whom. What is interpreted is no operation of torch: no stand-in."""
+    pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
+    config = replace(tiny_config, family=family, block_size=3 if family == "bd3lm" else 1)
+    network = build(config, dict(tiny_tensors), folded=True, device=CPU, dtype=torch.float32)
+    rule, positions = ScheduleSettings(9, 1.0), np.arange(12)
+    plan = family_plan(config, rule, 0, range(2), given=NO_POSITIONS, blank=positions)
+    monkeypatch.setattr(captured_module, "CudaGraphs", lambda device: lambda run: run)
+    kernels = Kernels(step=triton_attention())
+    calls = calls_for(network, plan, cached=True, kernels=kernels)
+    sides = Side(network, uncached(network, plan)), Side(network, calls)
+    found = compare(*sides, plan, begin(network, plan, range(2)), NUCLEUS)
     assert found.unexplained == 0
     assert found.log_prob_difference < 1e-4
 
@@ -240,10 +365,10 @@ def test_the_kernel_of_triton_serves_a_recorded_run(network: Network) -> None:
         ([], []),
     ],
 )
-def test_a_width_is_recorded_where_enough_steps_can_use_it(
+def test_a_width_is_recorded_where_enough_calls_can_use_it(
     widths: list[int], recorded: list[int]
 ) -> None:
-    assert worth_recording(widths) == recorded
+    assert worth_recording(widths, 4) == recorded
 
 
 @pytest.mark.cuda
@@ -265,7 +390,7 @@ def test_graphs_on_a_gpu_are_the_uncached_network(
     plan = plan_for(rule, range(5), LENGTH, given=np.arange(1, LENGTH, 4))
     kernels = choose_attention("triton", device, dtype)
     replayed = calls_for(moved, plan, cached=True, kernels=kernels)
-    sides = Side(moved, UncachedCalls(moved)), Side(moved, replayed)
+    sides = Side(moved, uncached(moved, plan)), Side(moved, replayed)
     begun = begin(moved, plan, range(5), device="cuda")
     found = compare(*sides, plan, begun, DrawSettings(top_p=0.9))
     assert found.unexplained == 0
@@ -290,6 +415,21 @@ def test_a_run_by_graphs_is_the_cached_run_on_a_gpu(
         assert one.rows.tolist() == other.rows.tolist()
         assert (one.tokens_BK == other.tokens_BK).all()
         torch.testing.assert_close(one.log_probs_BK, other.log_probs_BK, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("draft", [None, 4], ids=["plain", "drafts"])
+def test_texts_and_candidates_by_graphs_are_the_plain_ones_on_a_gpu(
+    tiny_folder: Path, draft: int | None
+) -> None:
+    found = []
+    for word in ("triton", "sdpa"):
+        lm = load(str(tiny_folder), device="cuda", dtype="fp32", attention=word)
+        how: dict[str, Any] = {"draft": draft, "steps": None if draft else 12, "seed": 3}
+        samples = [*lm.sample("A", n=3, length=48, raw=True, **how)]
+        candidates = lm.infill("The [MASK:20] sat on the big [MASK:12-14].", n=2, **how)
+        found.append([each.tokens for each in (*samples, *candidates)])
+    assert found[0] == found[1]
 
 
 @pytest.mark.cuda

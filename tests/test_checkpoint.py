@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -611,6 +612,22 @@ def test_without_a_gpu_the_cpu_is_used() -> None:
 def test_a_gpu_that_is_not_here_is_a_usage_error(word: str) -> None:
     with pytest.raises(UsageError, match=f"'{word}', but torch finds no GPU here; use cpu or auto"):
         choose_device(word)
+
+
+def test_a_driver_that_is_too_old_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "The NVIDIA driver on your system is too old (found version 11040)"
+
+    def is_available() -> bool:
+        words = f"CUDA initialization: {reason}. Please update your GPU driver by downloading ..."
+        warnings.warn(words, UserWarning, stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    told: list[str] = []
+    assert choose_device("auto", told.append) == choose_device("cpu", told.append) == CPU
+    assert told == [f"device is cpu, for torch cannot use the GPU: {reason}"]
+    with pytest.raises(UsageError, match=r"no GPU here \(The NVIDIA driver .*11040\)\); use cpu"):
+        choose_device("cuda")
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -15,6 +15,7 @@ from esogen.checkpoint.folder import Checkpoint, open_checkpoint
 from esogen.checkpoint.placement import choose_attention
 from esogen.checkpoint.weights import build
 from esogen.generate import denoise as denoise_module
+from esogen.generate.captured import Through
 from esogen.generate.denoise import CachedCalls
 from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import Plan, ScheduleSettings
@@ -341,7 +342,9 @@ def test_xformers_attends_as_torch_does(tiny_folder: object, dtype: torch.dtype)
         KVCache(network.config, 3, LENGTH, device=device, dtype=dtype, kernel=each)
         for each in (attention, kernel)
     ]
-    torchs, xformers = (Side(network, CachedCalls(network, cache)) for cache in caches)
+    torchs, xformers = (
+        Side(network, CachedCalls(network, Through(network, cache))) for cache in caches
+    )
     begun = begin(network, plan, range(3), device="cuda")
     found = compare(torchs, xformers, plan, begun, DrawSettings(top_p=0.9))
     assert found.unexplained == 0

@@ -4,7 +4,8 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from esogen.checkpoint.placement import choose_attention
 from esogen.errors import EsogenError, UsageError
 from esogen.generate import draw as draw_module
 from esogen.generate.draw import Drawn, DrawSettings, choose_draw, draw, shape
-from esogen.model.attention import attention, triton_attention
+from esogen.model.attention import Places, Prefix, triton_attention
+from esogen.model.cache import step_by_torch
+from esogen.model.heads import Heads, Rotation
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
@@ -169,38 +172,82 @@ DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE.type == "cu
 
 @pytest.mark.parametrize("sizes", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_step_attends_through_the_cache_as_torch_does(
-    sizes: tuple[int, int, int, int, int, list[int], int | None], dtype: torch.dtype
+@pytest.mark.parametrize("kind", ["causal", "told", "told alike", "behind a prefix"])
+def test_a_step_turns_writes_and_attends_as_torch_does(
+    sizes: tuple[int, int, int, int, int, list[int], int | None], dtype: torch.dtype, kind: str
 ) -> None:
     """What stands behind a row's own places is poison: it must be seen by nobody."""
     from esogen.model.step_kernel import step_attention
 
-    rows, queries, heads, width, places, stands, parts = sizes
+    rows, queries, count, width, room, stands, parts = sizes
     generator = torch.Generator().manual_seed(0)
-    packed = torch.randn(rows, queries, 3, heads, width, generator=generator).to(DEVICE, dtype)
-    kv = torch.randn(2, rows, places, heads, width, generator=generator).to(DEVICE, dtype)
-    stands_B = torch.tensor(stands, device=DEVICE)
-    last_BL = stands_B[:, None] + torch.arange(queries, device=DEVICE)
-    seen_BLP = torch.arange(places, device=DEVICE) <= last_BL[..., None]
-    q_BLNH = packed[:, :, 0]
-    wanted = attention(q_BLNH.float(), kv[0].float(), kv[1].float(), seen_BLP[:, None])
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(DEVICE, dtype)
+
+    angles = noise(rows, queries, 1, 1, width)
+    heads = Heads(noise(rows, queries, 3, count, width), Rotation(angles.cos(), angles.sin()))
+    seen_BLL = torch.rand(rows, queries, queries, generator=generator).to(DEVICE) < 0.5
+    seen_BLL |= torch.eye(queries, dtype=torch.bool, device=DEVICE)
+    prefix = Prefix(
+        noise(2, 90, count, width),
+        noise(2, 90, count, width),
+        torch.arange(rows, device=DEVICE) % 2,
+        torch.tensor([90, 0, 3], device=DEVICE)[:rows],
+    )
+    told: Mapping[str, tuple[Tensor | None, Prefix | None]] = {
+        "causal": (None, None),
+        "told": (seen_BLL, None),
+        "told alike": (seen_BLL[:1], None),
+        "behind a prefix": (seen_BLL, prefix),
+    }
+    seen, before = told[kind]
+    clean, poisoned = (noise(2, rows, room, count, width) for _ in range(2))
+    poisoned.copy_(clean)
     for row, stand in enumerate(stands):
-        kv[:, row, stand + queries :] = torch.nan
-    found = step_attention(q_BLNH, kv[0], kv[1], stands_B, parts)
+        poisoned[:, row, stand + queries :] = torch.nan
+    stands_B = torch.tensor(stands, device=DEVICE)
+    places = Places(clean[0].float(), clean[1].float(), stands_B, seen, before and _float(before))
+    wanted = step_by_torch(_float(heads), places)
+    found = step_attention(heads, Places(poisoned[0], poisoned[1], stands_B, seen, before), parts)
     assert found.dtype == dtype
     tolerance = max(4 * torch.finfo(dtype).eps, 1e-6)
     torch.testing.assert_close(found.float(), wanted, atol=tolerance, rtol=tolerance)
+    for row, stand in enumerate(stands):
+        written = (each[row, : stand + queries] for each in (*poisoned, *places[:2]))
+        k, v, k_wanted, v_wanted = written
+        torch.testing.assert_close(k.float(), k_wanted, atol=tolerance, rtol=tolerance)
+        assert (v.float() == v_wanted).all()
 
 
-def test_a_kernel_that_attends_otherwise_is_found_out() -> None:
+def _float(word: Any) -> Any:
+    """The same in float32, whatever it is made of."""
+    if isinstance(word, Tensor):
+        return word.float() if word.is_floating_point() else word
+    return type(word)(*map(_float, word))
+
+
+def test_a_kernel_that_attends_or_writes_otherwise_is_found_out() -> None:
     kernel = triton_attention()
     assert placement.checked(kernel, DEVICE, torch.float32) is kernel
 
-    def one_further(q: Tensor, k: Tensor, v: Tensor, stands_B: Tensor) -> Tensor:
-        return kernel(q, k, v, stands_B + 1)
+    def one_further(heads: Heads, places: Places) -> Tensor:
+        return kernel(heads, places._replace(stands_B=places.stands_B + 1))
 
-    with pytest.raises(RuntimeError, match="differs from sdpa by"):
-        placement.checked(one_further, DEVICE, torch.float32)
+    def unturned(heads: Heads, places: Places) -> Tensor:
+        out = kernel(heads, places)
+        places.k_BPNH[0, 30] = heads.qkv_BL3NH[0, 0, 1]
+        return out
+
+    def before_the_prefix(heads: Heads, places: Places) -> Tensor:
+        return kernel(heads, places._replace(prefix=None))
+
+    def causal(heads: Heads, places: Places) -> Tensor:
+        return kernel(heads, places._replace(seen_BLL=None))
+
+    for other in (one_further, unturned, before_the_prefix, causal):
+        with pytest.raises(RuntimeError, match="differs from sdpa by"):
+            placement.checked(other, DEVICE, torch.float32)
 
 
 def test_where_the_kernels_fail_auto_says_so_and_a_word_is_refused(
@@ -247,7 +294,7 @@ from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from esogen.generate.draw_kernel import TILE, WARPS, _draw
-from esogen.model.step_kernel import _attend_part, _merge_parts
+from esogen.model.step_kernel import _attend_part, _merge_parts, _turn_and_write
 
 def check(kernel, types, constants, warps):
     signature = {name: "i32" for name in kernel.arg_names} | types
@@ -262,9 +309,15 @@ for k, p in ((False, False), (False, True), (True, True)):
     constants = {"HAS_TOP_K": k, "HAS_TOP_P": p, "TILE": TILE}
     check(_draw, floats | {"coldness": "fp32", "top_p": "fp32"}, constants, WARPS)
 for dtype, queries, tile in (("bf16", 16, 64), ("fp16", 32, 64), ("fp32", 32, 32)):
-    types = dict.fromkeys("qkv", f"*{dtype}") | {"stands": "*i64", "part": "*fp32"}
-    types |= {"sums": "*fp32", "scale": "fp32"}
-    check(_attend_part, types, {"QUERIES": queries, "WIDTH": 64, "TILE": tile}, 4)
+    types = dict.fromkeys(("qkv", "cos", "sin", *"qkv"), f"*{dtype}") | {"stands": "*i64"}
+    check(_turn_and_write, types, {"HEADS": 16, "WIDTH": 64}, 4)
+    for seen, prefix in ((False, False), (True, False), (False, True), (True, True)):
+        names = (*"qkv", "k_shared", "v_shared")
+        types = dict.fromkeys(names, f"*{dtype}") | {"part": "*fp32", "sums": "*fp32"}
+        types |= dict.fromkeys(("stands", "group", "length"), "*i64")
+        types |= {"seen": "*u8" if seen else "*i64", "scale": "fp32"}
+        constants = {"SEEN": seen, "PREFIX": prefix}
+        check(_attend_part, types, constants | {"QUERIES": queries, "WIDTH": 64, "TILE": tile}, 4)
     types = {"part": "*fp32", "sums": "*fp32", "out": f"*{dtype}"}
     check(_merge_parts, types, {"PARTS": 32, "WIDTH": 64}, 1)
 """

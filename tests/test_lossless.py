@@ -20,19 +20,12 @@ from esogen.checkpoint.weights import build
 from esogen.cli import main
 from esogen.generate import lossless as lossless_module
 from esogen.generate.denoise import Step
+from esogen.generate.draft_calls import CachedDrafts, Calls, UncachedDrafts, calls_for
+from esogen.generate.draft_rows import Rows, Text, start
 from esogen.generate.drafting import Drafting, measured
 from esogen.generate.draw import DrawSettings, shape
 from esogen.generate.fill import Rule
-from esogen.generate.lossless import (
-    CachedDrafts,
-    Calls,
-    Rows,
-    Text,
-    UncachedDrafts,
-    calls_for,
-    lossless,
-    start,
-)
+from esogen.generate.lossless import lossless
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.streams import Purpose, stream, token_uniforms
 from esogen.language_model import LanguageModel
@@ -320,7 +313,7 @@ def test_after_every_call_the_cache_is_a_fresh_prefill_of_what_stands(network: N
     rows, refusals = long_rows(RULES[2], range(3)), 0
     drafting = Drafting(6)
     cache = KVCache(network.config, 3, drafting.places(LONG))
-    calls = CachedDrafts(network, cache, np.zeros(3, np.int64), CPU)
+    calls = CachedDrafts(network, cache, np.zeros(3, np.int64))
     begins = int(network.config.bos_id is not None)
     for _ in run(network, rows, drafting, NUCLEUS, calls=calls):
         refusals = max(refusals, int(rows.refused_B.sum()))

@@ -38,7 +38,7 @@ from esogen.model.attention import Dense, Kernels, attention
 from esogen.model.config import Family, ModelConfig
 from esogen.model.families import UNUSED, check_used
 from esogen.model.network import Network
-from esogen.peers.family import RECORDED, calls_for, plan_for
+from esogen.peers.family import calls_for, plan_for
 from tests import golden
 from tests.conftest import random_tensors
 from tests.runs import NO_POSITIONS, begin, forced_logits_of
@@ -135,8 +135,7 @@ def test_drawn_tokens_differ_only_where_the_uniform_is_at_an_edge(
 def test_a_gpu_agrees_with_itself_without_the_cache(family: Family) -> None:
     network, samples = copy.deepcopy(network_of(family, begins=True)).to("cuda"), range(5)
     plan = plan_of(network, samples)
-    word = "triton" if family in RECORDED else "sdpa"
-    kernels = choose_attention(word, torch.device("cuda"), torch.float32)
+    kernels = choose_attention("triton", torch.device("cuda"), torch.float32)
     cached, uncached = (
         Side(network, calls_for(network, plan, cached=c, kernels=kernels)) for c in (True, False)
     )
@@ -615,23 +614,6 @@ def test_kernels_for_a_cache_are_refused_where_there_is_none(
         else:
             wanted = next(lm.sample("x", seed=0)).tokens
             assert next(other.sample("x", seed=0)).tokens == wanted
-
-
-def test_recorded_steps_are_refused_where_there_are_none(
-    models: Mapping[Family, LanguageModel],
-) -> None:
-    def step(q_BLNH: Tensor, k_BPNH: Tensor, v_BPNH: Tensor, stands_B: Tensor) -> Tensor:
-        return q_BLNH
-
-    for family, lm in models.items():
-        other = LanguageModel(lm.checkpoint, lm.device, Kernels(step=step, word="triton"))
-        if family in RECORDED:
-            other.settings()
-            continue
-        with pytest.raises(
-            UsageError, match=f"attention is triton, and a model of .* {family} has"
-        ):
-            other.settings()
 
 
 def test_every_setting_that_is_unused_is_named_with_its_value() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,19 @@ def test_twins_are_trained_in_pieces_and_measured(
     assert "exact" not in mdlm
     assert "nelbo" not in ar
     assert {each["steps"] for each in found} == {3}
+
+
+def test_twins_say_that_they_are_not_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    (tmp_path / "mdlm").mkdir()
+    figure = {"bits_per_byte": 1.5, "error": 0.1, "tokens": 9, "bytes": 30}
+    row = {"twin": "mdlm", "file": "a.txt", "steps": 3, "nelbo": figure}
+    (tmp_path / "mdlm" / twins.FIGURES).write_text(json.dumps([row]))
+    twins.report(tmp_path, [twin for twin in twins.TWINS if twin.name == "mdlm"])
+    written = capsys.readouterr()
+    assert json.loads(written.out.splitlines()[-1]) == [row]
+    assert written.err == (
+        "twins.svg is not drawn: matplotlib is missing; pip install 'esogen[plot]'\n"
+    )

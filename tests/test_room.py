@@ -24,7 +24,7 @@ from esogen.language_model import LanguageModel, Sample
 from esogen.model.attention import Attend
 from esogen.model.cache import KVCache
 from esogen.model.network import EVERYTHING, Network
-from esogen.peers.family import row_bytes
+from esogen.peers.family import WIDTHS_OF_A_TOKEN, row_bytes
 from esogen.scoring.defaults import settings_for
 from esogen.scoring.score import Document, score_documents
 
@@ -192,6 +192,38 @@ def test_what_a_row_takes_holds_its_cache_and_its_widest_call(
         assert KVCache(config, 1, 48).bytes < many < few
     else:
         assert few == many
+
+
+class Widths(Network):
+    """A network that notes how many tokens a row has in each call."""
+
+    seen: list[int]
+
+    def hidden(
+        self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, wanted: slice = EVERYTHING
+    ) -> Tensor:
+        self.seen.append(ids_BL.shape[1])
+        return super().hidden(ids_BL, positions_BL, attend, wanted)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("prompt", ["", "Once upon a time there was a cat and a big, round ball"])
+def test_what_a_row_of_drafts_takes_holds_its_cache_and_its_widest_call(
+    tiny_checkpoint: Checkpoint, prompt: str, cached: bool
+) -> None:
+    network = Widths(tiny_checkpoint.config, folded=True)
+    network.load_state_dict(tiny_checkpoint.network.state_dict())
+    network.seen = []
+    lm = LanguageModel(replace(tiny_checkpoint, network=network.eval()), CPU)
+    settings = lm.settings(seed=0, draft=6, alpha_0=0.0, kv_cache=cached, raw=True)
+    (batch,) = lm.batches(prompt, settings, drive=lambda batch: [*batch.steps()])
+    drafting = settings.drafting
+    assert drafting
+    taken = row_bytes(network, batch.plan, cached=cached, drafting=drafting)
+    config = tiny_checkpoint.config
+    kept = KVCache(config, 1, drafting.places(settings.length)).bytes if cached else 0
+    a_token = WIDTHS_OF_A_TOKEN * config.hidden_size * 4
+    assert kept + max(network.seen) * a_token <= taken <= kept + (max(network.seen) + 18) * a_token
 
 
 def test_free_memory_is_less_than_the_machine_has() -> None:

@@ -337,7 +337,8 @@ def test_what_a_disk_does_not_take_is_told_and_made_again(tmp_path: Path) -> Non
     [
         (("--output-dir", "out", "-o", "a"), "--output and --output-dir exclude each other"),
         (("--output-dir", "out", "--trace", "a"), "--trace and --output-dir exclude each other"),
-        (("--output-dir", "out", "--format", "json"), "writes JSON lines, not one array"),
+        (("--output-dir", "out", "--format", "json"), "writes JSON lines; leave --format json out"),
+        (("--output-dir", "out", "--format", "text"), "writes JSON lines; leave --format text out"),
         (("--output-dir", "out", "-0"), "--null is for --format text, not jsonl"),
         (("--devices", "cpu"), "--device and --devices exclude each other"),
     ],

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from esogen.model.attention import Dense
 from esogen.model.config import ModelConfig
+from esogen.model.heads import Heads
 from esogen.model.network import Network, initialise
 from esogen.model.threads import NARROW, threads_for
 
@@ -59,6 +60,6 @@ class Watching:
 
     threads = 0
 
-    def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
         self.threads = torch.get_num_threads()
-        return Dense(causal=True)(layer, q_BLNH, k_BLNH, v_BLNH)
+        return Dense(causal=True)(layer, heads)

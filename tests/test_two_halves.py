@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from esogen.model import patterns, two_halves
 from esogen.model.attention import Attend, Dense
 from esogen.model.block_sparse import block_sparse
 from esogen.model.config import ModelConfig
+from esogen.model.heads import Heads, Rotation
 from esogen.model.network import Network
 from esogen.model.two_halves import TwoHalves
 from tests.conftest import random_tensors
@@ -21,10 +21,11 @@ def dense(masks: int, given: int, text: int) -> Dense:
     return Dense(whole[kept][:, kept])
 
 
-def random_inputs(places: int) -> list[Tensor]:
+def random_inputs(places: int) -> Heads:
     generator = torch.Generator().manual_seed(places)
-    shape = (2, places, 2, 16)
-    return [torch.randn(shape, generator=generator) for _ in range(3)]
+    angles = torch.randn(2, places, 1, 1, 16, generator=generator)
+    qkv_BL3NH = torch.randn(2, places, 3, 2, 16, generator=generator)
+    return Heads(qkv_BL3NH, Rotation(angles.cos(), angles.sin()))
 
 
 @pytest.mark.parametrize(
@@ -37,13 +38,13 @@ def test_both_kernels_equal_the_dense_mask(
 ) -> None:
     monkeypatch.setattr(two_halves, "TILE", tile)
     inputs = random_inputs(masks + text)
-    wanted = dense(masks, given, text)(0, *inputs)
+    wanted = dense(masks, given, text)(0, inputs)
     ways: list[Attend] = [
         TwoHalves(masks, given),
         block_sparse(masks, given, text, torch.device("cpu")),
     ]
     for attend in ways:
-        torch.testing.assert_close(attend(0, *inputs), wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(attend(0, inputs), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow

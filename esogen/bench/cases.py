@@ -39,7 +39,8 @@ class Setup:
     """What all cases of a run share, in the words of the flags.
 
     `model` None: random weights of `size`. `repeats`: how often each case is timed, after once
-    unmeasured. `one_shot`: its first and second run in a fresh process are timed too.
+    unmeasured. `one_shot`: its first and second run in a fresh process are timed too. `profile`:
+    it is told what a step is made of.
     """
 
     size: str
@@ -50,6 +51,7 @@ class Setup:
     top_p: float = 0.9
     repeats: int = 5
     one_shot: bool = False
+    profile: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -13,6 +14,7 @@ import torch
 from esogen.bench.cases import Case, Setup
 from esogen.bench.floor import bytes_moved, copy_bandwidth
 from esogen.bench.gauges import Spread, Stopwatch, held_memory, wait_for
+from esogen.bench.profile import Part, profiled
 from esogen.bench.subject import Subject, open_subject, whole_plan
 from esogen.checkpoint.memory import out_of_memory
 from esogen.checkpoint.placement import choose_device
@@ -20,7 +22,7 @@ from esogen.errors import EsogenError
 from esogen.generate.plan import Plan
 from esogen.model.packed import weight_bytes
 
-Tell = Callable[[str], None]
+Tell = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,14 @@ class Row:
     peak_bytes: int | None
     floor_seconds: float
     one_shot: tuple[float, float] | None = None
+    profile: Sequence[Part] | None = None
 
     def record(self) -> dict[str, object]:
         """The row as JSON and CSV have it."""
         forward, (first, second) = self.forward_seconds, self.one_shot or (None, None)
         case = {"name": self.case.name, **asdict(self.case)}
         del case["forward_only"], case["timed_steps"]
+        parts = None if self.profile is None else [part._asdict() for part in self.profile]
         return case | {
             "nfe": self.nfe,
             "timed_steps": self.timed_steps,
@@ -65,6 +69,7 @@ class Row:
             "floor_share": self.floor_seconds / self.seconds.median,
             "first_run_seconds": first,
             "second_run_seconds": second,
+            **({} if parts is None else {"profile": parts}),
         }
 
 
@@ -87,11 +92,15 @@ class NoRoom:
 
 
 class Bench:
-    """Measures cases under one setup, on `device`, which copies `bandwidth` bytes a second."""
+    """Measures cases under one setup, on `device`, which copies `bandwidth` bytes a second.
 
-    def __init__(self, setup: Setup, tell: Tell) -> None:
-        self._setup, self._tell = setup, tell
-        self.device = choose_device(setup.device)
+    `tell` hears how far it is, `told`, once each, what this machine does not do in the usual way.
+    """
+
+    def __init__(self, setup: Setup, tell: Tell, told: Tell = warnings.warn) -> None:
+        self._setup, self._tell, self._told = setup, tell, told
+        self._notes: set[str] = set()
+        self.device = choose_device(setup.device, told)
         tell("measuring how fast the device copies ...")
         try:
             self.bandwidth = copy_bandwidth(self.device)
@@ -111,6 +120,7 @@ class Bench:
                 if subject is None or not subject.serves(case):
                     subject = None  # the old network leaves before the new one comes
                     subject = open_subject(self._setup, case.family, case.block_size)
+                    self._note(subject)
                 row = self._row(subject, case, place)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -118,6 +128,12 @@ class Bench:
                 yield NoRoom(case, str(self.device))
             else:
                 yield row
+
+    def _note(self, subject: Subject) -> None:
+        for note in subject.notes:
+            if note not in self._notes:
+                self._told(note)
+            self._notes.add(note)
 
     def _row(self, subject: Subject, case: Case, place: str) -> Row:
         plan, weights = subject.plan(case), weight_bytes(subject.network)
@@ -146,6 +162,7 @@ class Bench:
             peak.bytes,
             moved / self.bandwidth,
             self._one_shot(case, place) if self._setup.one_shot else None,
+            profiled(subject, case) if self._setup.profile else None,
         )
 
     def _one_shot(self, case: Case, place: str) -> tuple[float, float]:

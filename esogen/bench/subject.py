@@ -10,17 +10,17 @@ from torch import Tensor
 
 from esogen.bench.cases import Case, Setup, sized
 from esogen.checkpoint.folder import open_checkpoint
-from esogen.checkpoint.placement import choose_device, choose_dtype
+from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.weights import build
 from esogen.generate.denoise import Step, denoise, start
-from esogen.generate.draw import Draw, Drawn, DrawSettings, choose_draw
+from esogen.generate.draw import Drawing, Drawn, DrawSettings, choose_draw
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.streams import token_uniforms
 from esogen.model.attention import Kernels
 from esogen.model.config import Family, ModelConfig
 from esogen.model.families import ALPHA_0
 from esogen.model.network import Network, initialise
-from esogen.peers.family import calls_for, kernels_for, plan_for
+from esogen.peers.family import calls_for, plan_for
 
 SEED = 0
 LOGIT_SPREAD = 3.5
@@ -35,12 +35,17 @@ class Subject:
     network: Network
     kernels: Kernels
     draw: DrawSettings
-    draws: Draw
+    drawing: Drawing
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
         return self.network.vocab_embed.embedding.device
+
+    @property
+    def notes(self) -> list[str]:
+        """What this machine does not do in the usual way, a line each."""
+        return [note for note in (self.kernels.note, self.drawing.note) if note]
 
     def serves(self, case: Case) -> bool:
         """Whether this is the network of a case."""
@@ -64,7 +69,7 @@ class Subject:
         progress = start(self.network, plan, given_L, np.stack(uniforms_BL), self.device)
         cached = case.kv_cache is not False
         calls = calls_for(self.network, plan, cached=cached, kernels=self.kernels)
-        how = self.draws if drawing else _undrawn
+        how = self.drawing.by if drawing else _undrawn
         return denoise(self.network, calls, plan, progress, self.draw, drawing=how)
 
 
@@ -75,12 +80,12 @@ def open_subject(setup: Setup, family: Family, block_size: int | None) -> Subjec
     """
     device = choose_device(setup.device)
     dtype = choose_dtype(setup.dtype, device)
-    kernels = kernels_for(setup.attention, family, device, dtype)
+    kernels = choose_attention(setup.attention, device, dtype)
     if setup.model:
         network = open_checkpoint(setup.model, device=device, dtype=dtype).network
     else:
         network = random_network(sized(setup.size, family, block_size), device, dtype)
-    return Subject(network, kernels, DrawSettings(top_p=setup.top_p), choose_draw(device).by)
+    return Subject(network, kernels, DrawSettings(top_p=setup.top_p), choose_draw(device))
 
 
 def whole_plan(config: ModelConfig, case: Case) -> Plan:

@@ -21,7 +21,7 @@ from typing import Any
 
 from esogen.atomic import replacing
 from esogen.bench.likelihoods import subset, total
-from esogen.bench.plot import save
+from esogen.bench.plot import INSTALL, save
 from esogen.checkpoint.config_file import read_config
 from esogen.checkpoint.resolve import CONFIG
 from esogen.errors import EsogenError
@@ -164,9 +164,12 @@ def report(output: Path, twins: list[Twin]) -> None:
         cells = [_cell(row.get("nelbo")), _cell(row.get("exact"))]
         print(f"| {row['twin']} | {row['file']} | {row['steps']} | {' | '.join(cells)} |")
     print(json.dumps(found))
-    if found:
-        with suppress(ImportError):
-            _draw(found, output / "twins.svg")
+    if not found:
+        return
+    try:
+        _draw(found, output / "twins.svg")
+    except ImportError:
+        print(f"twins.svg is not drawn: matplotlib is missing; {INSTALL}", file=sys.stderr)
 
 
 def _cell(figure: Found | None) -> str:

@@ -2,21 +2,26 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from esogen.errors import EsogenError, UsageError
 from esogen.model.attention import (
     SDPA,
     Kernels,
+    Places,
+    Prefix,
     StepKernel,
-    attention,
     triton_attention,
     xformers_attention,
 )
+from esogen.model.cache import step_by_torch
+from esogen.model.heads import Heads, Rotation
 from esogen.model.packed import product
 from esogen.model.threads import NARROW, threads_for
 
@@ -52,13 +57,17 @@ _MEANT = {
 }
 
 
-def choose_device(word: str) -> torch.device:
+def choose_device(word: str, told: Callable[[str], object] = warnings.warn) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` names; `auto` is a GPU where there is one.
 
-    Raises `UsageError` for any other word and for a GPU that is not here.
+    Where torch cannot use the one there is, `told` is told why `auto` is the CPU. Raises
+    `UsageError` for any other word and for a GPU that is not here.
     """
     if word == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        count, why_not = gpus()
+        if why_not:
+            told(f"device is cpu, for torch cannot use the GPU: {why_not}")
+        return torch.device("cuda" if count else "cpu")
     if word == "cpu":
         return torch.device("cpu")
     kind, colon, index = word.partition(":")
@@ -113,27 +122,54 @@ def choose_attention(word: str, device: torch.device, dtype: torch.dtype) -> Ker
 
 
 def checked(kernel: StepKernel, device: torch.device, dtype: torch.dtype) -> StepKernel:
-    """The same kernel, after a step of 3 tokens has come out as it does by torch's own attention.
+    """The same kernel, after steps of 3 tokens have come out as they do by torch's operations.
 
-    Raises `RuntimeError` where it has not; and whatever the kernel raises.
+    Of the three kinds there are: plain, told who sees whom, and behind a prefix. Raises
+    `RuntimeError` where one has not; and whatever the kernel raises.
     """
     generator = torch.Generator(device).manual_seed(0)
-    qkv = torch.randn(3, 2, 40, 2, 64, generator=generator, device=device).to(dtype)
-    q_BLNH, (k_BPNH, v_BPNH) = qkv[0, :, :3], qkv[1:]
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    angles = noise(2, 3, 1, 1, 64)
+    heads = Heads(noise(2, 3, 3, 2, 64), Rotation(angles.cos(), angles.sin()))
     stands_B = torch.tensor([30, 5], device=device)
-    last_BL = stands_B[:, None] + torch.arange(3, device=device)
-    seen_BLP = torch.arange(40, device=device) <= last_BL[..., None]
-    wanted = attention(q_BLNH, k_BPNH, v_BPNH, seen_BLP[:, None])
-    apart = (kernel(q_BLNH, k_BPNH, v_BPNH, stands_B) - wanted).abs().max().item()
-    if not apart <= max(8 * torch.finfo(dtype).eps, 1e-5):
-        raise RuntimeError(f"it differs from sdpa by {apart:.2g} in {str(dtype)[6:]}")
+    seen_BLL = torch.eye(3, dtype=torch.bool, device=device)[None]
+    prefix = Prefix(noise(1, 20, 2, 64), noise(1, 20, 2, 64), stands_B * 0, stands_B // 2)
+    kv = noise(2, 2, 40, 2, 64)
+    for seen, before in ((None, None), (seen_BLL, None), (None, prefix)):
+        found, wanted = (
+            [by(heads, Places(both[0], both[1], stands_B, seen, before)), both]
+            for by in (kernel, step_by_torch)
+            for both in [kv.clone()]
+        )
+        apart = max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
+        if not apart <= max(8 * torch.finfo(dtype).eps, 1e-5):
+            raise RuntimeError(f"it differs from sdpa by {apart:.2g} in {str(dtype)[6:]}")
     return kernel
 
 
+def gpus() -> tuple[int, str | None]:
+    """How many GPUs torch can use, and why it cannot use one that is there: its driver is too old.
+
+    torch says so once in a process.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count or not said:
+        return count, None
+    return 0, str(said[0].message).removeprefix("CUDA initialization: ").partition(". ")[0]
+
+
 def _cuda(word: str, index: int) -> torch.device:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count, why_not = gpus()
     if not count:
-        raise UsageError(f"device is {word!r}, but torch finds no GPU here; use cpu or auto")
+        reason = f" ({why_not})" if why_not else ""
+        raise UsageError(
+            f"device is {word!r}, but torch finds no GPU here{reason}; use cpu or auto"
+        )
     if index >= count:
         raise UsageError(
             f"device is {word!r}, but the GPUs here are cuda:0 to cuda:{count - 1}; use one of them"

@@ -1,7 +1,7 @@
 """`esogen bench`: how fast this machine samples, beside the other families."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -46,6 +46,7 @@ def bench(
     no_kv_cache: options.NoKvCache = False,
     repeats: bench_options.Repeats = 5,
     one_shot: bench_options.OneShot = False,
+    profile: bench_options.Profile = False,
     output: bench_options.Output = None,
     format: bench_options.Format = "md",  # noqa: A002 - the word of the flag
     plot: bench_options.Plot = None,
@@ -73,7 +74,19 @@ def bench(
         schedule,
         kv_cache=not no_kv_cache,
     )
-    setup = Setup(size or DEFAULT_SIZE, model, device, dtype, attention, top_p, repeats, one_shot)
+    if profile and format == "csv":
+        raise UsageError("--profile has rows of its own, which --format csv has no place for")
+    setup = Setup(
+        size or DEFAULT_SIZE,
+        model,
+        device,
+        dtype,
+        attention,
+        top_p,
+        repeats,
+        one_shot=one_shot,
+        profile=profile,
+    )
     points = _points(grid, setup, mdlm_steps) if paper else {}
     with options.flags_named():
         run = _Run(setup, list(points) or _cases(grid, setup, console), points)
@@ -81,6 +94,8 @@ def bench(
     with opened(output) as out:
         table = Table(format, (*columns, *ONE_SHOT) if one_shot else columns, out.write)
         _measure(run, table, console)
+        if profile and format == "md":
+            _profiles(run, out.write)
         if output and format == "json":
             out.write(run.document())
     with opened(None) as stdout:
@@ -166,7 +181,7 @@ def _measure(run: _Run, table: Table, console: Console) -> None:
     rows: dict[Case, Row] = {}
     try:
         with options.flags_named():
-            run.bench = Bench(run.setup, console.status)
+            run.bench = Bench(run.setup, console.status, console.say)
             for found in run.bench.rows(run.cases):
                 if isinstance(found, NoRoom):
                     console.report(str(found))
@@ -179,6 +194,14 @@ def _measure(run: _Run, table: Table, console: Console) -> None:
     except KeyboardInterrupt:
         run.interrupted = True
     console.clear()
+
+
+def _profiles(run: _Run, write: Callable[[str], None]) -> None:
+    from esogen.bench.profile import table
+
+    for record in run.records:
+        for line in table(record):
+            write(line)
 
 
 def _plot(run: _Run, path: Path) -> None:

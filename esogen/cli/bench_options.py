@@ -32,166 +32,155 @@ def several(parse: Callable[[str], T]) -> Callable[[str], Several[T]]:
     )
 
 
-def _list(flag: str, panel: str, parse: Callable[[str], Any], words: str, **more: Any) -> Any:
-    names = [flag, *more.pop("short", ())]
-    return typer.Option(
-        *names,
-        parser=several(parse),
-        help=words,
-        rich_help_panel=panel,
-        **{"metavar": "N,..."} | more,
-    )
+def _option(panel: str, words: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=words, rich_help_panel=panel, **more)
+
+
+def _list(
+    parse: Callable[[str], Any], default: str, words: str, *names: str, metavar: str = "N,..."
+) -> Any:
+    """An option of the grid: values with commas between."""
+    parser = several(parse)
+    return _option(_GRID, words, *names, parser=parser, metavar=metavar, show_default=default)
 
 
 Family = Annotated[
     Several[FamilyWord] | None,
     _list(
-        "--family",
-        _GRID,
         word("--family", FAMILIES),
+        "esolm-b, or the model's own",
         "Which samplers.",
+        "--family",
         metavar="|".join(FAMILIES),
-        show_default="esolm-b, or the model's own",
     ),
 ]
 Length = Annotated[
     Several[int] | None,
-    _list(
-        "--length",
-        _GRID,
-        whole("--length"),
-        "Tokens of a text.",
-        short=["-L"],
-        show_default="the network's own",
-    ),
+    _list(whole("--length"), "the network's own", "Tokens of a text.", "--length", "-L"),
 ]
 Steps = Annotated[
     Several[int] | None,
     _list(
-        "--steps",
-        _GRID,
         whole("--steps"),
+        "a quarter of the length",
         "Steps of the diffusion phase, or blocks.",
-        short=["-s"],
-        show_default="a quarter of the length",
+        "--steps",
+        "-s",
     ),
 ]
 Alpha0 = Annotated[
     Several[float] | None,
     _list(
-        "--alpha-0",
-        _GRID,
         real("--alpha-0", "a number from 0 to 1", lambda x: 0 <= x <= 1),
+        "1",
         "Share of the diffusion phase.",
+        "--alpha-0",
         metavar="X,...",
-        show_default="1",
     ),
 ]
 BatchSize = Annotated[
     Several[int] | None,
-    _list("--batch-size", _GRID, whole("--batch-size"), "Texts made at once.", show_default="1"),
+    _list(whole("--batch-size"), "1", "Texts made at once.", "--batch-size"),
 ]
 BlockSize = Annotated[
     Several[int] | None,
     _list(
-        "--block-size",
-        _GRID,
         whole("--block-size"),
+        f"{BLOCK_SIZE}, or the model's own",
         "Tokens of a block of bd3lm.",
-        show_default=f"{BLOCK_SIZE}, or the model's own",
+        "--block-size",
     ),
 ]
 Paper = Annotated[
     bool,
-    typer.Option(
+    _option(
+        _GRID,
+        "Instead of a grid, the tables of speed of the paper, beside the published ratios.",
         "--paper",
-        help="Instead of a grid, the tables of speed of the paper, beside the published ratios.",
-        rich_help_panel=_GRID,
     ),
 ]
 MdlmSteps = Annotated[
     int | None,
-    typer.Option(
+    _option(
+        _GRID,
+        "Steps of mdlm that --paper times; their time stands for all.",
         "--mdlm-steps",
         parser=whole("--mdlm-steps"),
         metavar="N",
         show_default=str(TIMED_STEPS),
-        help="Steps of mdlm that --paper times; their time stands for all.",
-        rich_help_panel=_GRID,
     ),
+]
+Repeats = Annotated[
+    int,
+    _option(
+        _GRID,
+        "Runs timed of each row, after one that is not; the median counts.",
+        "--repeats",
+        parser=whole("--repeats"),
+        metavar="N",
+    ),
+]
+OneShot = Annotated[
+    bool,
+    _option(_GRID, "Time the first and second run of a fresh process too.", "--one-shot"),
+]
+Profile = Annotated[
+    bool,
+    _option(_GRID, "Tell what a step is made of: operations, or kernels of a GPU.", "--profile"),
 ]
 
 Size = Annotated[
     str | None,
-    typer.Option(
+    _option(
+        _WITH,
+        "Random weights of this size; small is the published one.",
         "--size",
         parser=word("--size", [*SIZES]),
         metavar="|".join(SIZES),
         autocompletion=completing([*SIZES]),
         show_default="small",
-        help="Random weights of this size; small is the published one.",
-        rich_help_panel=_WITH,
     ),
 ]
 Model = Annotated[
     str | None,
-    typer.Option(
+    _option(
+        _WITH,
+        "A built-in or short name, a model folder, or owner/name[@revision] on the hub.",
         "--model",
         "-m",
         metavar="MODEL",
         autocompletion=complete_model,
         show_default="random weights",
-        help="A built-in or short name, a model folder, or owner/name[@revision] on the hub.",
-        rich_help_panel=_WITH,
-    ),
-]
-
-Repeats = Annotated[
-    int,
-    typer.Option(
-        "--repeats",
-        parser=whole("--repeats"),
-        metavar="N",
-        help="Runs timed of each row, after one that is not; the median counts.",
-        rich_help_panel=_GRID,
-    ),
-]
-OneShot = Annotated[
-    bool,
-    typer.Option(
-        "--one-shot",
-        help="Time the first and second run of a fresh process too.",
-        rich_help_panel=_GRID,
     ),
 ]
 
 Format = Annotated[
     FormatWord,
-    typer.Option(
+    _option(
+        _WHERE,
+        "How the rows are written; a line of JSON with everything comes last.",
         "--format",
         parser=word("--format", get_args(FormatWord)),
-        help="How the rows are written; a line of JSON with everything comes last.",
-        rich_help_panel=_WHERE,
     ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option(
+    _option(
+        _WHERE,
+        "Write the rows to FILE; stdout gets the line of JSON.",
         "--output",
         "-o",
         metavar="FILE",
         show_default="stdout",
-        help="Write the rows to FILE; stdout gets the line of JSON.",
-        rich_help_panel=_WHERE,
     ),
 ]
 Plot = Annotated[
     Path | None,
-    typer.Option(
+    _option(
+        _WHERE,
+        "Draw time against length, and tokens/s against batch: .svg, .png or .pdf.",
         "--plot",
         metavar="FILE",
         show_default="none",
-        help="Draw time against length, and tokens/s against batch: .svg, .png or .pdf.",
-        rich_help_panel=_WHERE,
     ),
 ]

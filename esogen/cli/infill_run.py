@@ -152,10 +152,17 @@ def load(setup: Setup, console: Console) -> Run:
 
     with options.flags_named():
         lm = load_model(
-            setup.model, device=setup.device, dtype=setup.dtype, attention=setup.attention
+            setup.model,
+            device=setup.device,
+            dtype=setup.dtype,
+            attention=setup.attention,
+            told=console.say,
         )
         settings = setup.settings(lm)
-        return Run(setup, lm, settings, lm.infilling(settings), Tally())
+        run = Run(setup, lm, settings, lm.infilling(settings), Tally())
+    for note in lm.notes:
+        console.say(note)
+    return run
 
 
 def fill_one(setup: Setup, source: Source, place: Place) -> Run:

@@ -51,6 +51,12 @@ def flags_named() -> Iterator[None]:
         raise UsageError(f"--{field[0].replace('_', '-')}{words[field.end() :]}") from error
 
 
+def given(ctx: typer.Context, name: str) -> bool:
+    """Whether a value was typed, and is not the default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def whole(flag: str, least: int = 1, besides: str = "") -> Callable[[str | int], int]:
     """A parser of whole numbers from `least`; what may be said `besides` is for the message."""
 

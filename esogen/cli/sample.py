@@ -109,7 +109,8 @@ def sample(
     ranks, places = Ranks.here(), read_devices(devices, device)
     several = max(ranks.world, len(places)) > 1
     if several or output_dir:
-        _check_folder(output_dir, output, trace, format)
+        chosen = options.given(ctx, "format")
+        _check_folder(output_dir, output, trace, format if chosen else None)
     layout = Layout("jsonl" if output_dir else format, separator, null=null)
     console = Console.stderr(quiet=quiet or not ranks.first, no_color=no_color)
     text = read_prompt(prompt or [], console, shared=several)
@@ -236,15 +237,17 @@ def _carry_on(
     return run, made
 
 
-def _check_folder(folder: Path | None, output: Path | None, trace: Path | None, word: str) -> None:
+def _check_folder(
+    folder: Path | None, output: Path | None, trace: Path | None, word: str | None
+) -> None:
     """Raise `UsageError` where several processes have no folder, or flags exclude one."""
     if folder is None:
         raise UsageError("several processes write into a folder; give --output-dir DIR")
     for flag, given in (("--output", output), ("--trace", trace)):
         if given:
             raise UsageError(f"{flag} and --output-dir exclude each other; give one of them")
-    if word == "json":
-        raise UsageError("--output-dir writes JSON lines, not one array; leave --format json out")
+    if word not in (None, "jsonl"):
+        raise UsageError(f"--output-dir writes JSON lines; leave --format {word} out")
 
 
 def _load(job: Job, ranks: Ranks, console: Console) -> Run:
@@ -254,7 +257,9 @@ def _load(job: Job, ranks: Ranks, console: Console) -> Run:
 
     with options.flags_named():
         device = ranks.device(job.device, job.places)
-        lm = load(job.model, device=device, dtype=job.dtype, attention=job.attention)
+        lm = load(
+            job.model, device=device, dtype=job.dtype, attention=job.attention, told=console.say
+        )
         run = Run(job, lm, job.settings(lm))
     for note in lm.notes:
         console.say(note)

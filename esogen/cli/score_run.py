@@ -131,7 +131,8 @@ def load_run(job: Job, ranks: Ranks, console: Console) -> Run:
         from esogen.scoring.score import check_family
 
         with options.flags_named():
-            lm = load(name, device=ranks.device(job.device), dtype=job.dtype)
+            device = ranks.device(job.device)
+            lm = load(name, device=device, dtype=job.dtype, told=console.say)
             sides.append(Side(lm, job.settings(lm)))
             check_family(lm.checkpoint, sides[-1].settings)
     return Run(job, ranks, sides[0], sides[1] if job.against else None)

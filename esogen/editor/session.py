@@ -21,6 +21,7 @@ from torch import Tensor
 
 from esogen.editor.state import Ids, Knobs, State
 from esogen.errors import UsageError
+from esogen.generate.captured import Through
 from esogen.generate.denoise import Step
 from esogen.generate.fill import Rule, decide
 from esogen.generate.plan import make_plan
@@ -61,6 +62,7 @@ class Session:
             dtype=dtype,
             kernel=lm.kernels.whole,
         )
+        self._through = Through(network, self._cache, lm.kernels)
         self._aside: dict[int, Tensor] = {}
         self._sample = 0
         self._bos = self._begin_cache()
@@ -232,7 +234,7 @@ class Session:
         ids, positions = with_bos(network.config, nothing, nothing)
         if count := ids.shape[1]:
             device = self.engine.device
-            network.hidden(ids.to(device), positions.to(device), self._cache.attend(count))
+            self._through(ids.to(device), positions.to(device))
             self._cache.commit(count)
         return count
 
@@ -394,8 +396,7 @@ class Session:
         ids_BL, positions_BL = (
             torch.from_numpy(x)[None].to(self.engine.device) for x in (ids, new)
         )
-        attend = self._cache.attend(len(new))
-        hidden_BLD = self.engine.network.hidden(ids_BL, positions_BL, attend)
+        hidden_BLD = self._through(ids_BL, positions_BL)
         self.computed += len(new)
         self._cache.commit(clean - standing)
         return hidden_BLD[0, clean - standing :]

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esogen.generate.captured import Through
 from esogen.generate.draw import Draw, Drawn, DrawSettings, draw
 from esogen.generate.plan import Plan
 from esogen.model.attention import Dense
-from esogen.model.cache import KVCache
 from esogen.model.network import Network, hidden_after_bos, with_bos
 from esogen.model.threads import threads_for
 
@@ -96,24 +96,22 @@ class Calls(Protocol):
 class CachedCalls:
     """Feed the tokens decided last, now clean, and this step's masks; all else is in the cache."""
 
-    def __init__(self, network: Network, cache: KVCache) -> None:
-        self._network, self._cache = network, cache
+    def __init__(self, network: Network, through: Through) -> None:
+        self._network, self._through = network, through
 
     def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
         positions_BL = progress.order_BL[:, decided - fresh : decided + count]
         ids_BL = progress.canvas_BL.gather(1, positions_BL)
-        if not self._cache.lengths_B.any():
+        if not self._through.cache.lengths_B.any():
             ids_BL, positions_BL = with_bos(self._network.config, ids_BL, positions_BL)
         width = ids_BL.shape[1]
-        masks = slice(width - count, width)
-        attend = self._cache.attend(width)
-        hidden_BKD = self._network.hidden(ids_BL, positions_BL, attend, masks)
-        self._cache.commit(width - count)
+        hidden_BKD = self._through(ids_BL, positions_BL, wanted=slice(width - count, width))
+        self._through.cache.commit(width - count)
         return hidden_BKD
 
     def keep(self, kept: NDArray[np.int64]) -> None:
         """Drop every row but these."""
-        self._cache.keep(kept)
+        self._through.keep(kept)
 
 
 class UncachedCalls:

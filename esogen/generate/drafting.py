@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from esogen.generate.captured import UNFORESEEN, Through
 from esogen.generate.denoise import chunk_rows
 from esogen.generate.draw import DrawSettings, draw
-from esogen.model.attention import Kernel, attention
+from esogen.model.attention import SDPA, Kernels
 from esogen.model.cache import KVCache
 from esogen.model.network import Network
 
@@ -91,7 +92,7 @@ class Drafting:
 
 
 @torch.inference_mode()
-def measured(network: Network, rows: int, length: int, *, kernel: Kernel = attention) -> Drafting:
+def measured(network: Network, rows: int, length: int, *, kernels: Kernels = SDPA) -> Drafting:
     """As many as pay by what calls of so many rows cost here, half a text of `length` standing.
 
     Measuring ends with a call that cannot pay, though all of its drafts were accepted.
@@ -99,29 +100,30 @@ def measured(network: Network, rows: int, length: int, *, kernel: Kernel = atten
     stands, like = length // 2, network.vocab_embed.embedding
     places = stands + 3 * 2**_WIDEST
     cache = KVCache(
-        network.config, rows, places, device=like.device, dtype=like.dtype, kernel=kernel
+        network.config, rows, places, device=like.device, dtype=like.dtype, kernel=kernels.whole
     )
     cache.commit(stands)
+    through = Through(network, cache, kernels)
+    until_recorded = 0 if kernels.step is None else UNFORESEEN + 1
     taken: list[float] = []
     for size in range(_WIDEST):
-        taken.append(_seconds(network, cache, 2**size))
+        taken.append(_seconds(network, through, 2**size))
         if size and taken[-1] > 3 * taken[-2]:
             break
-    for _ in range(_REPEATS):
-        again = (_seconds(network, cache, 2**size) for size in range(len(taken)))
+    for _ in range(_REPEATS + until_recorded):
+        again = (_seconds(network, through, 2**size) for size in range(len(taken)))
         taken = [min(pair) for pair in zip(taken, again, strict=True)]
     return Drafting.adaptive(tuple(float(f"{seconds / taken[0]:.3g}") for seconds in taken))
 
 
-def _seconds(network: Network, cache: KVCache, drafts: int) -> float:
+def _seconds(network: Network, through: Through, drafts: int) -> float:
     """Of a call that verifies the drafts of the call before it, and draws as many new ones."""
-    began = time.perf_counter()
+    began, cache = time.perf_counter(), through.cache
     rows, width = len(cache.lengths_B), 3 * drafts - 1
     ids_BW = torch.full((rows, width), network.config.mask_id, device=cache.device)
     positions_BW = torch.arange(width, device=cache.device).expand(rows, -1)
     seen_BWW = torch.ones(rows, width, width, dtype=torch.bool, device=cache.device).tril()
-    attend = cache.attend(width, seen_BWW)
-    hidden_BWD = network.hidden(ids_BW, positions_BW, attend, slice(drafts, None))
+    hidden_BWD = through(ids_BW, positions_BW, seen_BWW, slice(drafts, None))
     for hidden_MD in torch.split(hidden_BWD.flatten(0, 1), chunk_rows(network, hidden_BWD)):
         uniforms_M = torch.full_like(hidden_MD[:, 0], 0.5)
         drawn = draw(network.logits(hidden_MD), uniforms_M, DrawSettings(top_p=0.9))

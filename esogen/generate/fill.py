@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esogen.generate.captured import Through
 from esogen.generate.denoise import Step, chunk_rows
 from esogen.generate.draw import Drawn, DrawSettings, draw
 from esogen.generate.plan import Plan
 from esogen.generate.verify import Agreement, compare_draws
-from esogen.model.attention import Dense
+from esogen.model.attention import SDPA, Dense, Kernels
 from esogen.model.cache import KVCache
 from esogen.model.network import Network, hidden_after_bos, with_bos
 from esogen.model.shared_prefix import SharedPrefix
@@ -111,22 +112,22 @@ class FillCalls(Protocol):
 class CachedFill:
     """Feed what was decided last, now clean, and this step's masks; all else is in the cache."""
 
-    def __init__(self, network: Network, cache: SharedPrefix) -> None:
-        self._network, self._cache = network, cache
+    def __init__(self, through: Through) -> None:
+        self._through = through
 
     def __call__(self, canvas: Canvas, count_B: Ids) -> Tensor:
         width = int((canvas.fresh_B + count_B).max())
         index_BW = _columns(canvas.decided_B - canvas.fresh_B, width, canvas.order_BL)
         positions_BW = canvas.order_BL.gather(1, index_BW)
         ids_BW = canvas.canvas_BL.gather(1, positions_BW)
-        hidden_BWD = self._network.hidden(ids_BW, positions_BW, self._cache.attend(width))
-        self._cache.commit(canvas.fresh_B)
+        hidden_BWD = self._through(ids_BW, positions_BW)
+        self._through.cache.commit(canvas.fresh_B)
         index_BK = _columns(canvas.fresh_B, int(count_B.max()), hidden_BWD)
         return hidden_BWD.take_along_dim(index_BK[..., None], 1)
 
     def keep(self, kept: Ids) -> None:
         """Drop every row but these."""
-        self._cache.keep(kept)
+        self._through.keep(kept)
 
 
 class UncachedFill:
@@ -175,9 +176,12 @@ def start(network: Network, rows: Sequence[Row], device: torch.device) -> Canvas
 
 
 @torch.inference_mode()
-def prefilled(network: Network, rows: Sequence[Row], canvas: Canvas) -> CachedFill:
+def prefilled(
+    network: Network, rows: Sequence[Row], canvas: Canvas, kernels: Kernels = SDPA
+) -> CachedFill:
     """Calls whose cache holds the given tokens of every row, computed once for each group."""
-    return CachedFill(network, prefilled_cache(network, rows, canvas, _places(rows)))
+    cache = prefilled_cache(network, rows, canvas, _places(rows))
+    return CachedFill(Through(network, cache, kernels))
 
 
 @torch.inference_mode()

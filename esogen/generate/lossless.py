@@ -34,9 +34,8 @@ at most, M masks, D model width, V vocabulary.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,267 +43,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esogen.generate.denoise import Examined, Step, chunk_rows
+from esogen.generate.draft_calls import Call, Calls
+from esogen.generate.draft_rows import Bools, Rows, spread
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import search, shape
 from esogen.generate.fill import Ids, Rule
-from esogen.generate.streams import Uniforms
-from esogen.model.attention import Dense, Kernel, attention
-from esogen.model.cache import KVCache
-from esogen.model.network import Network, hidden_after_bos, with_bos
-from esogen.model.shared_prefix import SharedPrefix
+from esogen.model.network import Network
 
-Bools = NDArray[np.bool_]
 DRAW, ACCEPT, RESIDUAL = range(3)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Text:
-    """One text to be made.
-
-    `ids_L`: given tokens; what stands elsewhere is not read. `kinds_L`: which line of the rule's
-    allowed tokens holds at each position. `order_L`: natural position at each sorted index; the
-    first `given` are given, and the sequential phase begins at sorted index `late`.
-    `uniforms_L3`: see above.
-    """
-
-    ids_L: Ids
-    kinds_L: Ids
-    order_L: Ids
-    given: int
-    late: int
-    uniforms_L3: Uniforms
-
-
-@dataclass(slots=True, eq=False)
-class Rows:
-    """Where the rows still running stand, everything by SORTED index and on the host.
-
-    `tokens_BL`: given, decided and drafted tokens, in this order; then masks. `ahead_BL`: the least
-    position not before each sorted index. `probs_BL`: with what probability a draft was drawn.
-    `refused_B` and `examined_B` as in `Drafting`. Behind a row's `length_B` nothing means anything.
-    """
-
-    order_BL: Ids
-    tokens_BL: Ids
-    kinds_BL: Ids
-    uniforms_BL3: Uniforms
-    ahead_BL: Ids
-    probs_BL: Uniforms
-    log_probs_BL: Uniforms
-    length_B: Ids
-    late_B: Ids
-    decided_B: Ids
-    drafted_B: Ids
-    refused_B: Ids
-    examined_B: Ids
-    rows: Ids
-
-    def keep(self, kept: Ids) -> None:
-        """Drop every row but these (indices into the rows still running)."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name)[kept])
-
-    def count(self, accepted_B: Ids, refused_B: Bools) -> None:
-        """Remember how many drafts were examined, and how far ahead they were."""
-        examined_B = accepted_B + refused_B
-        self.refused_B = self.refused_B + refused_B
-        self.examined_B = self.examined_B + examined_B * (examined_B + 1) // 2
-
-    def show_drafts(self, canvas_BL: Ids) -> None:
-        """Put the drafts still to be verified onto a canvas of the whole batch, by position."""
-        row_M, number_M = _spread(self.drafted_B)
-        at = row_M, self.decided_B[row_M] + number_M
-        canvas_BL[self.rows[row_M], self.order_BL[at]] = self.tokens_BL[at]
-
-    def done_B(self, end_of_text: int | None) -> Bools:
-        """Which rows are: all is decided, or an end of text with nothing undecided before it."""
-        done_B: Bools = self.decided_B == self.length_B
-        if end_of_text is None:
-            return done_B
-        decided_BL = np.arange(self.tokens_BL.shape[1]) < self.decided_B[:, None]
-        ends_BL = decided_BL & (self.tokens_BL == end_of_text)
-        end_B = np.where(ends_BL, self.order_BL, self.order_BL.shape[1]).min(1)
-        done_B |= end_B < self.ahead_BL[np.arange(len(done_B)), self.decided_B]
-        return done_B
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Call:
-    """What one call feeds of each row: the next `clean_B` tokens, the last `drafts_B` of them
-    drafts; a mask for each draft; `next_B` masks. What pads a row are masks behind its own.
-    """
-
-    cached_B: Ids
-    clean_B: Ids
-    drafts_B: Ids
-    next_B: Ids
-
-    @property
-    def width(self) -> int:
-        """Tokens of the widest row."""
-        return int((self.clean_B + self.drafts_B + self.next_B).max())
-
-    @property
-    def masks(self) -> slice:
-        """Columns among which all masks are."""
-        fed_B = self.drafts_B + self.next_B > 0
-        return slice(int(self.clean_B[fed_B].min()), self.width)
-
-    def columns(self, rows: Rows, mask_id: int) -> tuple[Ids, Ids]:
-        """Token and natural position of each column, `[B, W]`."""
-        column_W, clean_B1 = np.arange(self.width), self.clean_B[:, None]
-        mask_BW = column_W >= clean_B1
-        index_BW = self.cached_B[:, None] + column_W - mask_BW * self.drafts_B[:, None]
-        index_BW = np.minimum(index_BW, rows.order_BL.shape[1] - 1)
-        tokens_BW, positions_BW = (
-            np.take_along_axis(x, index_BW, 1) for x in (rows.tokens_BL, rows.order_BL)
-        )
-        return np.where(mask_BW, mask_id, tokens_BW), positions_BW
-
-    def seen(self) -> Bools | None:
-        """Who sees whom among the columns, `[B, W, W]`; None where that is plain causal."""
-        if not self.drafts_B.any():
-            return None
-        query, key = np.arange(self.width)[:, None], np.arange(self.width)
-        clean, drafts = self.clean_B[:, None, None], self.drafts_B[:, None, None]
-        shown = np.where(query < clean, query + 1, np.minimum(query - drafts, clean))
-        on = (key >= clean + drafts) & (key <= query)
-        seen: Bools = (key < shown) | (key == query) | on
-        return seen
-
-
-class Calls(Protocol):
-    """How a call's hidden states are computed: with the cache, or without (the oracle)."""
-
-    cached_B: Ids
-    """Tokens of each row that need not be fed again."""
-
-    def __call__(self, rows: Rows, call: Call) -> Tensor:
-        """Hidden states of the columns `call.masks`, `[B, W, D]`."""
-        ...
-
-    def commit(self, count_B: Ids) -> None:
-        """The first `count_B` tokens of the last call stand."""
-        ...
-
-    def keep(self, kept: Ids) -> None:
-        """Drop every row but these."""
-        ...
-
-
-class CachedDrafts:
-    """Feed what is new; all else is in the cache, in which `cached_B` given tokens may stand."""
-
-    def __init__(
-        self, network: Network, cache: KVCache | SharedPrefix, cached_B: Ids, device: torch.device
-    ) -> None:
-        self._network, self._cache, self.cached_B = network, cache, cached_B
-        self._device = device
-        self._begins = network.config.bos_id is not None and isinstance(cache, KVCache)
-
-    def __call__(self, rows: Rows, call: Call) -> Tensor:
-        ids_BW, positions_BW = _inputs(self._network, rows, call, self._device)
-        seen_BWW, masks = call.seen(), call.masks
-        if self._begins:
-            ids_BW, positions_BW = with_bos(self._network.config, ids_BW, positions_BW)
-            masks = slice(masks.start + 1, masks.stop + 1)
-        seen = None if seen_BWW is None else torch.from_numpy(seen_BWW).to(self._device)
-        attend = self._cache.attend(ids_BW.shape[1], seen)
-        return self._network.hidden(ids_BW, positions_BW, attend, masks)
-
-    def commit(self, count_B: Ids) -> None:
-        """The first `count_B` tokens of the last call stand."""
-        self._cache.commit(count_B + self._begins)
-        self.cached_B, self._begins = self.cached_B + count_B, False
-
-    def keep(self, kept: Ids) -> None:
-        """Drop every row but these."""
-        self._cache.keep(kept)
-        self.cached_B = self.cached_B[kept]
-
-
-class UncachedDrafts:
-    """Feed all that is decided in every call: slow, and what the cache must equal."""
-
-    def __init__(self, network: Network, rows: int, device: torch.device) -> None:
-        self._network, self._device = network, device
-        self.cached_B: Ids = np.zeros(rows, np.int64)
-
-    def __call__(self, rows: Rows, call: Call) -> Tensor:
-        ids_BW, positions_BW = _inputs(self._network, rows, call, self._device)
-        seen_BWW = call.seen()
-        dense = Dense(causal=True)
-        if seen_BWW is not None:
-            dense = Dense(torch.from_numpy(seen_BWW)[:, None].to(self._device))
-        return hidden_after_bos(self._network, ids_BW, positions_BW, dense)[:, call.masks]
-
-    def commit(self, count_B: Ids) -> None:
-        """Nothing is kept between calls."""
-
-    def keep(self, kept: Ids) -> None:
-        """Drop every row but these."""
-        self.cached_B = self.cached_B[kept]
-
-
-def calls_for(
-    network: Network,
-    rows: Rows,
-    drafting: Drafting,
-    *,
-    cached: bool = True,
-    kernel: Kernel = attention,
-) -> Calls:
-    """Fresh calls for these rows, with a KV cache, attended by `kernel`, or without."""
-    like, (count, length) = network.vocab_embed.embedding, rows.order_BL.shape
-    if not cached:
-        return UncachedDrafts(network, count, like.device)
-    places = drafting.places(length)
-    cache = KVCache(
-        network.config, count, places, device=like.device, dtype=like.dtype, kernel=kernel
-    )
-    return CachedDrafts(network, cache, np.zeros(count, np.int64), like.device)
-
-
-def _inputs(
-    network: Network, rows: Rows, call: Call, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids and natural positions of a call, `[B, W]`."""
-    ids_BW, positions_BW = call.columns(rows, network.config.mask_id)
-    return torch.from_numpy(ids_BW).to(device), torch.from_numpy(positions_BW).to(device)
-
-
-def start(texts: Sequence[Text]) -> Rows:
-    """Texts before their first call."""
-    shape_BL = len(texts), max(len(text.ids_L) for text in texts)
-    order_BL = np.tile(np.arange(shape_BL[1]), (shape_BL[0], 1))
-    tokens_BL, kinds_BL = np.zeros(shape_BL, np.int64), np.zeros(shape_BL, np.int64)
-    uniforms_BL3 = np.zeros((*shape_BL, 3))
-    ahead_BL = np.full((shape_BL[0], shape_BL[1] + 1), shape_BL[1])
-    for b, text in enumerate(texts):
-        order_L, length = text.order_L, len(text.order_L)
-        order_BL[b, :length], tokens_BL[b, :length] = order_L, text.ids_L[order_L]
-        kinds_BL[b, :length], uniforms_BL3[b, :length] = (
-            text.kinds_L[order_L],
-            text.uniforms_L3[order_L],
-        )
-        ahead_BL[b, :length] = np.minimum.accumulate(order_L[::-1])[::-1]
-    zero_B = np.zeros(len(texts), np.int64)
-    return Rows(
-        order_BL,
-        tokens_BL,
-        kinds_BL,
-        uniforms_BL3,
-        ahead_BL,
-        np.ones(shape_BL),
-        np.zeros(shape_BL),
-        np.array([len(text.ids_L) for text in texts]),
-        np.array([text.late for text in texts]),
-        np.array([text.given for text in texts]),
-        zero_B,
-        zero_B,
-        zero_B,
-        np.arange(len(texts)),
-    )
 
 
 def accepted(p_M: Tensor, q_M: Tensor, uniforms_M: Tensor) -> Tensor:
@@ -408,7 +154,7 @@ class _Sampler:
 
     def _examine(self, rows: Rows, call: Call, hidden_BWD: Tensor, first_B: Ids) -> Ids:
         """How many drafts of each row are accepted before the first that is not."""
-        row_M, number_M = _spread(call.drafts_B)
+        row_M, number_M = spread(call.drafts_B)
         if not len(row_M):
             return np.zeros_like(call.drafts_B)
         at = row_M, rows.decided_B[row_M] + number_M
@@ -440,7 +186,7 @@ class _Sampler:
     def _draft(self, rows: Rows, next_B: Ids, hidden_BWD: Tensor, first_B: Ids) -> None:
         """Draw new tokens from the masks from column `first_B` on: one is final, others drafts."""
         self._hidden_BWD, self._first_B = hidden_BWD, first_B
-        row_M, number_M = _spread(next_B)
+        row_M, number_M = spread(next_B)
         if not len(row_M):
             return
         at = row_M, rows.decided_B[row_M] + number_M
@@ -493,12 +239,6 @@ class _Sampler:
 def _pick(tokens_M1: Tensor, log_probs_MV: Tensor, probs_MV: Tensor) -> _Chosen:
     probs, log_probs = (x.gather(-1, tokens_M1)[:, 0] for x in (probs_MV, log_probs_MV))
     return _Chosen(tokens_M1[:, 0], probs, log_probs)
-
-
-def _spread(count_B: Ids) -> tuple[Ids, Ids]:
-    """Row, and number within the row, of so many of each row."""
-    row_M, number_M = np.nonzero(np.arange(count_B.max(initial=0)) < count_B[:, None])
-    return row_M, number_M
 
 
 def _steps(index: int, rows: Rows, before_B: Ids, examined: Examined) -> Iterator[Step]:

@@ -4,15 +4,18 @@ torch's own is the reference, the only one on a CPU and the one that training us
 kernels can be chosen for sampling on a GPU. Steps that are recorded and replayed there need
 lengths on the device, and so a kernel with a signature of its own: Triton's.
 
-Shapes: B rows, L queries, M keys, P places of a cache, N heads, H head width.
+Shapes: B rows, G groups, L queries, M keys, P places of a cache, S of a prefix, N heads, H head
+width.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
+
+from esogen.model.heads import Heads
 
 _ALIGNMENT = 8
 """Elements to whose multiples the rows of a mask must be spaced for xformers."""
@@ -34,18 +37,40 @@ class Kernel(Protocol):
         ...
 
 
-StepKernel = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Attention of one step through a cache whose lengths are on the device.
+class Prefix(NamedTuple):
+    """What rows see before their own places: the first `length_B` places of `group_B`."""
 
-From `q_BLNH`, `k_BPNH`, `v_BPNH` and `stands_B` the output `[B, L, N, H]`: query j of row b sees
-the places `0 .. stands_B[b] + j`, its own key among them.
+    k_GSNH: Tensor
+    v_GSNH: Tensor
+    group_B: Tensor
+    length_B: Tensor
+
+
+class Places(NamedTuple):
+    """What a step finds in one layer of a cache whose lengths are on the device.
+
+    `stands_B` tokens stand in each row. `seen_BLL`: which of the step's own tokens see which, bool
+    `[B or 1, L, L]`; None where they are causal.
+    """
+
+    k_BPNH: Tensor
+    v_BPNH: Tensor
+    stands_B: Tensor
+    seen_BLL: Tensor | None = None
+    prefix: Prefix | None = None
+
+
+StepKernel = Callable[[Heads, Places], Tensor]
+"""Attention of one step: writes turned keys, and values, behind what stands, and returns the output
+`[B, L, N, H]` of the turned queries over prefix, what stands, and what they see of their own.
+`cache.step_by_torch` is the plain one, which every other must equal.
 """
 
 
 class Attend(Protocol):
     """How one call of the network attends: over its own input, or over a KV cache as well."""
 
-    def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Return the attention output `[B, L, N, H]` of block `layer`."""
         ...
 
@@ -134,9 +159,9 @@ class Dense:
     mask: Tensor | None = None
     causal: bool = False
 
-    def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Attend under this mask; every layer sees the same one."""
-        return attention(q_BLNH, k_BLNH, v_BLNH, self.mask, causal=self.causal)
+        return attention(*heads.turned(), self.mask, causal=self.causal)
 
     def after_bos(self) -> "Dense":
         """This mask behind one token more, which all rows see and which sees itself alone.

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from esogen.model.heads import Heads
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockSparse:
@@ -22,13 +24,12 @@ class BlockSparse:
 
     mask: BlockMask
 
-    def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Attend; every layer sees alike."""
         # Autocast does not reach this kernel, and rotated queries and keys are wider than values.
         # Copied: compiled code was seen to mistake two views of one tensor (CPU, torch 2.13).
-        q, k, v = (
-            x.to(v_BLNH.dtype).transpose(1, 2).contiguous() for x in (q_BLNH, k_BLNH, v_BLNH)
-        )
+        dtype = heads.qkv_BL3NH.dtype
+        q, k, v = (x.to(dtype).transpose(1, 2).contiguous() for x in heads.turned())
         out_BNLH: Tensor = flex_attention(q, k, v, block_mask=self.mask)
         return out_BNLH.transpose(1, 2)
 

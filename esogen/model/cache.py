@@ -7,14 +7,17 @@ changed, cutting the tail IS the exact earlier state.
 Shapes: B rows, L queries of this call, M keys, N heads, H head width.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from esogen.model.attention import Kernel, StepKernel, attention
+from esogen.model.attention import Dense, Kernel, Places, Prefix, StepKernel, attention
 from esogen.model.config import ModelConfig
+from esogen.model.heads import Heads
 
 
 class KVCache:
@@ -48,6 +51,12 @@ class KVCache:
         Among themselves they are causal, or see what `seen_BLL` says, bool.
         """
         return CachedAttend(self, width, seen_BLL)
+
+    def attend_at(
+        self, stands_B: Tensor, kernel: StepKernel, seen_BLL: Tensor | None = None
+    ) -> "StepAttend":
+        """The attention of one call that can be recorded, behind `stands_B` tokens."""
+        return StepAttend(self, stands_B, kernel, seen_BLL)
 
     def write(self, layer: int, places: slice | Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> None:
         """Lay keys and values into `places`: the same of every row, or flat indices `[B * L]`."""
@@ -95,6 +104,36 @@ class KVCache:
         return self._kv.nbytes
 
 
+class WholeText:
+    """What stands for a cache where nothing is kept: a call is a whole text of `length` tokens.
+
+    They all see each other, or what they are told.
+    """
+
+    def __init__(
+        self, config: ModelConfig, rows: int, length: int, *, device: torch.device | str = "cpu"
+    ) -> None:
+        self.lengths_B: NDArray[np.int64] = np.zeros(rows, np.int64)
+        self.capacity, self.device = length + (config.bos_id is not None), torch.device(device)
+
+    def attend(self, width: int, seen_BLL: Tensor | None = None) -> Dense:
+        """The attention of one call."""
+        return Dense(None if seen_BLL is None else seen_BLL[:, None])
+
+    def attend_at(
+        self, stands_B: Tensor, kernel: StepKernel, seen_BLL: Tensor | None = None
+    ) -> Dense:
+        """The same: torch's own attention of a whole text needs no length."""
+        return self.attend(self.capacity, seen_BLL)
+
+    def commit(self, count_B: int | NDArray[np.int64]) -> None:
+        """Nothing is kept between calls."""
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Drop every row but these."""
+        self.lengths_B = self.lengths_B[rows]
+
+
 class CachedAttend:
     """One call through a cache. Query j of a row with n tokens standing sees places 0..n+j:
 
@@ -129,8 +168,9 @@ class CachedAttend:
         mask = torch.zeros(hidden_BLM.shape, dtype=self._cache.dtype, device=device)
         return mask.masked_fill_(hidden_BLM, -torch.inf)[:, None]
 
-    def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
+        q_BLNH, k_BLNH, v_BLNH = heads.turned()
         self._cache.write(layer, self._new, k_BLNH, v_BLNH)
         k_BMNH, v_BMNH = self._cache.read(layer, self._seen)
         kernel = self._cache.kernel
@@ -142,18 +182,45 @@ class StepAttend:
 
     The numbers are on the device and are read when the kernels run, so that the call can be
     recorded once and replayed at other lengths. Whoever calls sees to it that there is room.
+    `prefix` gives what rows share, of a layer.
     """
 
-    def __init__(self, cache: KVCache, stands_B: Tensor, width: int, kernel: StepKernel) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        stands_B: Tensor,
+        kernel: StepKernel,
+        seen_BLL: Tensor | None = None,
+        prefix: Callable[[int], Prefix] | None = None,
+    ) -> None:
         self._cache, self._stands_B, self._kernel = cache, stands_B, kernel
-        place_BL = stands_B[:, None] + torch.arange(width, device=cache.device)
-        self._slots = _flat(cache, place_BL)
+        self._seen_BLL, self._prefix = seen_BLL, prefix
 
-    def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
-        self._cache.write(layer, self._slots, k_BLNH, v_BLNH)
         k_BPNH, v_BPNH = self._cache.read(layer, self._cache.capacity)
-        return self._kernel(q_BLNH, k_BPNH, v_BPNH, self._stands_B)
+        prefix = self._prefix and self._prefix(layer)
+        places = Places(k_BPNH, v_BPNH, self._stands_B, self._seen_BLL, prefix)
+        return self._kernel(heads, places)
+
+
+def step_by_torch(heads: Heads, places: Places) -> Tensor:
+    """The step that every `StepKernel` must equal, by torch's own operations."""
+    q_BLNH, k_BLNH, v_BLNH = heads.turned()
+    k_BPNH, v_BPNH, stands_B, seen_BLL, prefix = places
+    (rows, width), device = q_BLNH.shape[:2], stands_B.device
+    place_BL = stands_B[:, None] + torch.arange(width, device=device)
+    at = torch.arange(rows, device=device)[:, None], place_BL
+    k_BPNH[at], v_BPNH[at] = k_BLNH, v_BLNH
+    seen_BLL = None if seen_BLL is None else seen_BLL.expand(rows, -1, -1)
+    hidden_BLM = hidden_places(place_BL[..., None], k_BPNH.shape[1], seen_BLL)
+    if prefix:
+        place_S = torch.arange(prefix.k_GSNH.shape[1], device=device)
+        hidden_BLS = (place_S >= prefix.length_B[:, None])[:, None].expand(-1, width, -1)
+        hidden_BLM = torch.cat([hidden_BLS, hidden_BLM], -1)
+        k_BPNH = torch.cat([prefix.k_GSNH[prefix.group_B], k_BPNH], 1)
+        v_BPNH = torch.cat([prefix.v_GSNH[prefix.group_B], v_BPNH], 1)
+    return attention(q_BLNH, k_BPNH, v_BPNH, ~hidden_BLM[:, None])
 
 
 def hidden_places(place_BL1: Tensor, places: int, seen_BLL: Tensor | None) -> Tensor:
@@ -170,13 +237,8 @@ def hidden_places(place_BL1: Tensor, places: int, seen_BLL: Tensor | None) -> Te
 
 def _slots(cache: KVCache, width: int) -> Tensor:
     """Where new tokens go, flat `[B * L]` over rows and places."""
-    return _flat(cache, _places(cache, width))
-
-
-def _flat(cache: KVCache, place_BL: Tensor) -> Tensor:
-    """Places of every row, `[B or 1, L]`, as indices `[B * L]` over rows and places."""
     first_B1 = torch.arange(len(cache.lengths_B), device=cache.device)[:, None] * cache.capacity
-    return (place_BL + first_B1).flatten()
+    return (_places(cache, width) + first_B1).flatten()
 
 
 def _places(cache: KVCache, width: int) -> Tensor:

@@ -7,7 +7,7 @@ Shapes: B rows, L tokens of this call, N heads, H head width, D model width, V v
 """
 
 import math
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from esogen.model.attention import Attend, Dense
 from esogen.model.config import TIME_FEATURES, ModelConfig
+from esogen.model.heads import Heads, Rotation
 from esogen.model.threads import threads_for
 
 ROTARY_BASE = 10_000.0
@@ -121,13 +122,6 @@ class Embedding(nn.Module):
         return F.embedding(ids_BL, self.embedding)
 
 
-class Rotation(NamedTuple):
-    """Cosines and signed sines, each `[B, L, 1, 1, H]`, that turn queries and keys."""
-
-    cos: Tensor
-    sin: Tensor
-
-
 class Rotary(nn.Module):
     """Rotary position embedding over the whole head, half-rotation layout."""
 
@@ -146,15 +140,6 @@ class Rotary(nn.Module):
 def rotary_frequencies(head_size: int) -> Tensor:
     """Angular frequencies `[H / 2]`, radians per position."""
     return ROTARY_BASE ** -(torch.arange(0, head_size, 2, device="cpu").float() / head_size)
-
-
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn `(x1, x2)` into `(x1 cos - x2 sin, x2 cos + x1 sin)`.
-
-    Rolling by half a head swaps the two halves, and `rotation.sin` carries the signs.
-    """
-    swapped = x.roll(x.shape[-1] // 2, dims=-1)
-    return torch.addcmul(x * rotation.cos, swapped, rotation.sin)
 
 
 class TimeEmbedding(nn.Module):
@@ -236,8 +221,7 @@ class Block(nn.Module):
     def _attend(self, x_BLD: Tensor, rotation: Rotation, attend: Attend, wanted: slice) -> Tensor:
         packed = self.attn_qkv.forward(x_BLD)
         qkv = packed.view(*x_BLD.shape[:-1], 3, self.n_heads, self.head_size)
-        q_BLNH, k_BLNH = rotate(qkv[..., :2, :, :], rotation).unbind(-3)
-        out_BLNH = attend(self.layer, q_BLNH, k_BLNH, qkv[..., 2, :, :])
+        out_BLNH = attend(self.layer, Heads(qkv, rotation))
         return self.attn_out.forward(out_BLNH[:, wanted].flatten(-2))
 
     def _mlp(self, x: Tensor) -> Tensor:

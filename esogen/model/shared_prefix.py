@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esogen.model.cache import KVCache, hidden_places
+from esogen.model.attention import Prefix, StepKernel
+from esogen.model.cache import KVCache, StepAttend, hidden_places
+from esogen.model.heads import Heads
 
 
 class SharedPrefix:
@@ -22,20 +24,50 @@ class SharedPrefix:
     """
 
     def __init__(self, shared: KVCache, own: KVCache, group_B: NDArray[np.int64]) -> None:
-        self.shared, self.own, self.group_B = shared, own, group_B
+        self.shared, self.own = shared, own
+        self._assign(group_B)
 
     def attend(self, width: int, seen_BLL: Tensor | None = None) -> "SharedAttend":
         """The attention of one call, as `KVCache.attend` has it."""
         return SharedAttend(self, width, seen_BLL)
 
-    def commit(self, count_B: NDArray[np.int64]) -> None:
+    def attend_at(
+        self, stands_B: Tensor, kernel: StepKernel, seen_BLL: Tensor | None = None
+    ) -> StepAttend:
+        """The attention of one recorded call, as `KVCache.attend_at` has it."""
+        return StepAttend(self.own, stands_B, kernel, seen_BLL, self._prefix)
+
+    def _prefix(self, layer: int) -> Prefix:
+        return Prefix(*self.shared.read(layer, self.shared.capacity), *self._there)
+
+    def _assign(self, group_B: NDArray[np.int64]) -> None:
+        arrays = (group_B, self.shared.lengths_B[group_B])
+        self.group_B = group_B
+        self._there = [torch.from_numpy(x).to(self.own.device) for x in arrays]
+
+    def commit(self, count_B: int | NDArray[np.int64]) -> None:
         """Make the first `count_B` tokens of the last call permanent."""
         self.own.commit(count_B)
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         """Drop every row but these."""
         self.own.keep(rows)
-        self.group_B = self.group_B[rows]
+        self._assign(self.group_B[rows])
+
+    @property
+    def lengths_B(self) -> NDArray[np.int64]:
+        """Committed tokens of each row's own."""
+        return self.own.lengths_B
+
+    @property
+    def capacity(self) -> int:
+        """Places of a row's own."""
+        return self.own.capacity
+
+    @property
+    def device(self) -> torch.device:
+        """Where keys and values are."""
+        return self.own.device
 
 
 class SharedAttend:
@@ -64,8 +96,9 @@ class SharedAttend:
             for group in range(len(shared.lengths_B))
         ]
 
-    def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
+        q_BLNH, k_BLNH, v_BLNH = heads.turned()
         self._own.write(layer, self._slots, k_BLNH, v_BLNH)
         k_BNMH, v_BNMH = (x.transpose(1, 2) for x in self._own.read(layer, self._places))
         k_GNSH, v_GNSH = (x.transpose(1, 2) for x in self._shared.read(layer, self._prefix))

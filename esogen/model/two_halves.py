@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from esogen.model.attention import attention
+from esogen.model.heads import Heads
 
 TILE = 128
 """Masks that share one call of the kernel: fewer compute less, more launch less."""
@@ -37,10 +38,10 @@ class TwoHalves:
     masks: int
     given: int = 0
 
-    def __call__(self, layer: int, q_BLNH: Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> Tensor:
+    def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Attend; every layer sees alike."""
-        sizes = [self.masks, q_BLNH.shape[1] - self.masks]
-        halves = [torch.split(x_BLNH, sizes, 1) for x_BLNH in (q_BLNH, k_BLNH, v_BLNH)]
+        sizes = [self.masks, heads.qkv_BL3NH.shape[1] - self.masks]
+        halves = [torch.split(x_BLNH, sizes, 1) for x_BLNH in heads.turned()]
         masks, text = zip(*halves, strict=True)
         tiles = [
             self._tile(masks, text, first, min(first + TILE, self.masks))

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esogen.generate.captured import Through
 from esogen.generate.denoise import Progress
 from esogen.model.attention import Dense
-from esogen.model.cache import KVCache
 from esogen.model.network import Network, with_bos
 from esogen.peers.attend import natural
 
@@ -20,22 +20,20 @@ from esogen.peers.attend import natural
 class CachedCalls:
     """Feed what is not in the cache yet: the prompt at first, then the token decided last."""
 
-    def __init__(self, network: Network, cache: KVCache) -> None:
-        self._network, self._cache = network, cache
+    def __init__(self, network: Network, through: Through) -> None:
+        self._network, self._through = network, through
 
     def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
         """Hidden state `[B, 1, D]` of the row that predicts the next token."""
         ids_BL, positions_BL = _inputs(self._network, progress)
-        new = slice(int(self._cache.lengths_B[0]), decided + 1)
-        width = new.stop - new.start
-        attend = self._cache.attend(width)
-        hidden_BLD = self._network.hidden(ids_BL[:, new], positions_BL[:, new], attend)
-        self._cache.commit(width)
-        return hidden_BLD[:, -1:]
+        new = slice(int(self._through.cache.lengths_B[0]), decided + 1)
+        hidden_B1D = self._through(ids_BL[:, new], positions_BL[:, new], wanted=slice(-1, None))
+        self._through.cache.commit(new.stop - new.start)
+        return hidden_B1D
 
     def keep(self, kept: NDArray[np.int64]) -> None:
         """Drop every row but these."""
-        self._cache.keep(kept)
+        self._through.keep(kept)
 
 
 class UncachedCalls:

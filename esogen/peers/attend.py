@@ -8,15 +8,16 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from esogen.generate.captured import Through
 from esogen.model.attention import Dense
-from esogen.model.cache import KVCache
-from esogen.model.network import Network, with_bos
+from esogen.model.config import ModelConfig
+from esogen.model.network import with_bos
 
 
 def hidden_through(
-    network: Network, cache: KVCache, ids_BL: Tensor, positions_BL: Tensor, seen: Tensor
+    config: ModelConfig, through: Through, ids_BL: Tensor, positions_BL: Tensor, seen: Tensor
 ) -> Tensor:
-    """`network.hidden` of the new tokens of a call, `[B, L, D]`; the caller commits them.
+    """Hidden states of the new tokens of a call, `[B, L, D]`; the caller commits them.
 
     stands  new
     ######  ##..
@@ -28,14 +29,13 @@ def hidden_through(
     rows must stand at one length. The first call begins with the model's bos token, if it has one,
     which is committed here.
     """
-    begins = network.config.bos_id is not None and not cache.lengths_B.any()
+    begins = config.bos_id is not None and not through.cache.lengths_B.any()
     if begins:
-        ids_BL, positions_BL = with_bos(network.config, ids_BL, positions_BL)
+        ids_BL, positions_BL = with_bos(config, ids_BL, positions_BL)
         seen = cast(Tensor, Dense(seen).after_bos().mask)
     width = seen.shape[-1]
-    attend = cache.attend(width, seen.view(1, width, width))
-    hidden_BLD = network.hidden(ids_BL, positions_BL, attend)
-    cache.commit(int(begins))
+    hidden_BLD = through(ids_BL, positions_BL, seen.view(1, width, width))
+    through.cache.commit(int(begins))
     return hidden_BLD[:, int(begins) :]
 
 

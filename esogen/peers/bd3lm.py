@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esogen.generate.captured import Through
 from esogen.generate.denoise import Progress
 from esogen.generate.plan import Plan
 from esogen.generate.streams import Purpose, stream
 from esogen.model import patterns
 from esogen.model.attention import Dense
-from esogen.model.cache import KVCache
 from esogen.model.network import Network, hidden_after_bos
 from esogen.peers.attend import hidden_through, natural, picked
 
@@ -41,8 +41,8 @@ def shuffled_in_blocks(plan: Plan, seed: int, samples: range, block_size: int) -
 class CachedCalls:
     """Feed what was finished since the last call, and the block in hand."""
 
-    def __init__(self, network: Network, cache: KVCache) -> None:
-        self._network, self._cache = network, cache
+    def __init__(self, network: Network, through: Through) -> None:
+        self._network, self._through = network, through
         self._finished = 0
 
     def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
@@ -52,15 +52,15 @@ class CachedCalls:
         ids_BL = progress.canvas_BL[:, self._finished : begins + config.block_size]
         positions_BL = natural(ids_BL) + self._finished
         seen = patterns.block_causal(ids_BL.shape[1], config.block_size, ids_BL.device)
-        hidden_BLD = hidden_through(self._network, self._cache, ids_BL, positions_BL, seen)
+        hidden_BLD = hidden_through(config, self._through, ids_BL, positions_BL, seen)
         index_BK = progress.order_BL[:, decided : decided + count] - self._finished
-        self._cache.commit(begins - self._finished)
+        self._through.cache.commit(begins - self._finished)
         self._finished = begins
         return picked(hidden_BLD, index_BK)
 
     def keep(self, kept: NDArray[np.int64]) -> None:
         """Drop every row but these."""
-        self._cache.keep(kept)
+        self._through.keep(kept)
 
 
 class UncachedCalls:

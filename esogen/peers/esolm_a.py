@@ -3,7 +3,8 @@
 In the diffusion phase a new clean token changes all others, so nothing can be cached; masks still
 see only what stands before them, so those that are not being decided cost nothing. What the
 diffusion phase has decided is a prefix that the sequential phase no longer changes: it is read
-once, both ways, and from there on the cache is that of a left-to-right model.
+once, both ways, and from there on the cache is that of a left-to-right model. Calls of
+the diffusion phase are not recorded for a GPU: each is wider than the one before.
 
 Shapes: B rows, L positions, K tokens of this step, D model width.
 """
@@ -13,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esogen.generate.captured import Through
 from esogen.generate.denoise import Progress
 from esogen.generate.plan import Plan
 from esogen.model import patterns
 from esogen.model.attention import Dense
-from esogen.model.cache import KVCache
 from esogen.model.network import Network, hidden_after_bos
 from esogen.peers.attend import hidden_through
 
@@ -30,8 +31,8 @@ def prefix_length(plan: Plan) -> int:
 class CachedCalls:
     """Feed clean tokens and this step's masks by diffusion; later, what the cache does not hold."""
 
-    def __init__(self, network: Network, cache: KVCache, prefix: int) -> None:
-        self._network, self._cache, self._prefix = network, cache, prefix
+    def __init__(self, network: Network, through: Through, prefix: int) -> None:
+        self._network, self._through, self._prefix = network, through, prefix
 
     def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
         """Hidden states `[B, K, D]` of the next `count` masks."""
@@ -42,13 +43,14 @@ class CachedCalls:
         positions_BL = progress.order_BL[:, first : decided + count]
         ids_BL = progress.canvas_BL.gather(1, positions_BL)
         seen = _prefix(decided - first, ids_BL)
-        hidden_BLD = hidden_through(self._network, self._cache, ids_BL, positions_BL, seen)
-        self._cache.commit(decided - first)
+        config = self._network.config
+        hidden_BLD = hidden_through(config, self._through, ids_BL, positions_BL, seen)
+        self._through.cache.commit(decided - first)
         return hidden_BLD[:, -count:]
 
     def keep(self, kept: NDArray[np.int64]) -> None:
         """Drop every row but these."""
-        self._cache.keep(kept)
+        self._through.keep(kept)
 
 
 class UncachedCalls:

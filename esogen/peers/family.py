@@ -1,23 +1,20 @@
 """How each family samples: its plan and its calls. Everything else of a run is common to all."""
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from esogen.checkpoint.placement import choose_attention
 from esogen.errors import UsageError
 from esogen.generate import denoise
-from esogen.generate.captured import CapturedCalls, CudaGraphs
+from esogen.generate.captured import Through
 from esogen.generate.denoise import Calls
+from esogen.generate.drafting import Drafting
 from esogen.generate.plan import Plan, Positions, ScheduleSettings, make_plan
-from esogen.model.attention import SDPA, Kernel, Kernels
-from esogen.model.cache import KVCache
-from esogen.model.config import Family, ModelConfig
+from esogen.model.attention import SDPA, Kernels
+from esogen.model.cache import KVCache, WholeText
+from esogen.model.config import ModelConfig
 from esogen.model.network import Network
 from esogen.peers import ar, bd3lm, esolm_a
 from esogen.peers.mdlm import WholeTextCalls
-
-RECORDED: tuple[Family, ...] = ("esolm-b", "ar")
-"""The families whose steps are recorded where a kernel for them is given: causal in their order."""
 
 
 def plan_for(
@@ -48,60 +45,57 @@ def plan_for(
     return bd3lm.shuffled_in_blocks(plan, seed, samples, config.block_size)
 
 
-def kernels_for(word: str, family: Family, device: torch.device, dtype: torch.dtype) -> Kernels:
-    """What `choose_attention` gives, but that `auto` is plain where no steps are recorded."""
-    plain = word == "auto" and family not in RECORDED
-    return choose_attention("sdpa" if plain else word, device, dtype)
-
-
 def calls_for(network: Network, plan: Plan, *, cached: bool, kernels: Kernels = SDPA) -> Calls:
     """Fresh calls for a run of `plan`, with the family's KV cache and these kernels, or not."""
-    prefix = esolm_a.prefix_length(plan)
-    if network.config.family == "mdlm":
-        return WholeTextCalls(network)
-    return _cached(network, plan, prefix, kernels) if cached else _uncached(network, prefix)
-
-
-def _cached(network: Network, plan: Plan, prefix: int, kernels: Kernels) -> Calls:
-    cache = _cache(network, plan, kernels.whole)
-    family = network.config.family
-    match family:
-        case "esolm-a":
-            return esolm_a.CachedCalls(network, cache, prefix)
-        case "bd3lm":
-            return bd3lm.CachedCalls(network, cache)
-        case "ar":
-            calls: Calls = ar.CachedCalls(network, cache)
-        case _:
-            calls = denoise.CachedCalls(network, cache)
-    if kernels.step is None:
-        return calls
-    return CapturedCalls(
-        calls,
-        network,
-        cache,
-        plan,
-        kernel=kernels.step,
-        record=CudaGraphs(cache.device),
-        with_masks=family == "esolm-b",
+    config, prefix = network.config, esolm_a.prefix_length(plan)
+    if not cached and config.family != "mdlm":
+        return _uncached(network, prefix)
+    rows, length = plan.order_BL.shape
+    like = network.vocab_embed.embedding
+    if config.family == "mdlm":
+        whole = WholeText(config, rows, length, device=like.device)
+        return WholeTextCalls(config, Through(network, whole, kernels))
+    cache = KVCache(
+        config, rows, length, device=like.device, dtype=like.dtype, kernel=kernels.whole
     )
+    match config.family:
+        case "esolm-a":
+            return esolm_a.CachedCalls(network, Through(network, cache, kernels), prefix)
+        case "bd3lm":
+            return bd3lm.CachedCalls(network, Through(network, cache, kernels))
+        case "ar":
+            return ar.CachedCalls(network, Through(network, cache, kernels))
+        case _:
+            ahead = _fed(plan).tolist()
+            return denoise.CachedCalls(network, Through(network, cache, kernels, ahead))
+
+
+def _fed(plan: Plan) -> NDArray[np.int64]:
+    """Tokens that each step of Eso-LM (B) feeds, `[S]`: those decided last, and its masks."""
+    fresh_S: NDArray[np.int64] = np.concatenate([[plan.given], plan.counts_S])[: plan.nfe]
+    return fresh_S + plan.counts_S
 
 
 WIDTHS_OF_A_TOKEN = 16
 """Numbers that a block holds of each token of a call, in model widths: the MLP has 4, twice."""
 
 
-def row_bytes(network: Network, plan: Plan, *, cached: bool) -> int:
+def row_bytes(
+    network: Network, plan: Plan, *, cached: bool, drafting: Drafting | None = None
+) -> int:
     """About what one row of a run of `plan` takes: its KV cache, and its widest call in hand."""
     config, like = network.config, network.vocab_embed.embedding
     length = plan.order_BL.shape[1]
-    widest = length
-    if cached and config.family == "esolm-b":
-        fresh_S = np.concatenate([[plan.given], plan.counts_S])[:-1]
-        widest = int((fresh_S + plan.counts_S).max(initial=1))
-    places = 2 * config.n_blocks * length if cached and config.family != "mdlm" else 0
-    numbers = places + WIDTHS_OF_A_TOKEN * widest
-    return int(numbers * config.hidden_size * like.element_size())
+    places, widest = length, length
+    if drafting:
+        places = drafting.places(length)
+        drafts = min(drafting.most, length)
+        widest = max(plan.given + drafts, 3 * drafts) if cached else places
+    elif cached and config.family == "esolm-b":
+        widest = int(_fed(plan).max(initial=1))
+    kept = 2 * config.n_blocks * places if cached and config.family != "mdlm" else 0
+    numbers = (kept + WIDTHS_OF_A_TOKEN * widest) * config.hidden_size
+    return int(numbers * like.element_size())
 
 
 def _uncached(network: Network, prefix: int) -> Calls:
@@ -114,10 +108,3 @@ def _uncached(network: Network, prefix: int) -> Calls:
             return ar.UncachedCalls(network)
         case _:
             return denoise.UncachedCalls(network)
-
-
-def _cache(network: Network, plan: Plan, kernel: Kernel) -> KVCache:
-    rows, length = plan.order_BL.shape
-    like = network.vocab_embed.embedding
-    device, dtype = like.device, like.dtype
-    return KVCache(network.config, rows, length, device=device, dtype=dtype, kernel=kernel)

@@ -15,23 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esogen.generate.captured import Through
 from esogen.generate.denoise import Progress
-from esogen.model.attention import Dense
-from esogen.model.network import Network, hidden_after_bos
+from esogen.model.config import ModelConfig
+from esogen.model.network import with_bos
 from esogen.peers.attend import natural, picked
 
 
 class WholeTextCalls:
     """Run all L positions in natural order, both ways, in every call."""
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
+    def __init__(self, config: ModelConfig, through: Through) -> None:
+        self._config, self._through = config, through
 
     def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
         """Hidden states `[B, K, D]` of the next `count` masks."""
         canvas_BL = progress.canvas_BL
-        hidden_BLD = hidden_after_bos(self._network, canvas_BL, natural(canvas_BL), Dense())
+        tokens = with_bos(self._config, canvas_BL, natural(canvas_BL))
+        begins = tokens[0].shape[1] - canvas_BL.shape[1]
+        hidden_BLD = self._through(*tokens, wanted=slice(begins, None))
         return picked(hidden_BLD, progress.order_BL[:, decided : decided + count])
 
     def keep(self, kept: NDArray[np.int64]) -> None:
-        """Nothing is kept between calls."""
+        """Drop every row but these."""
+        self._through.keep(kept)

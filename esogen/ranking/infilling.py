@@ -24,8 +24,11 @@ from torch import Tensor
 from esogen.checkpoint.memory import Room
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import NumericalError
-from esogen.generate import lossless
 from esogen.generate.denoise import Step
+from esogen.generate.draft_calls import CachedDrafts, UncachedDrafts
+from esogen.generate.draft_calls import Calls as DraftCalls
+from esogen.generate.draft_rows import Rows, Text
+from esogen.generate.draft_rows import start as start_texts
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import DrawSettings
 from esogen.generate.fill import (
@@ -40,10 +43,12 @@ from esogen.generate.fill import (
     prefilled_cache,
 )
 from esogen.generate.fill import start as start_canvas
+from esogen.generate.lossless import lossless
 from esogen.generate.plan import Plan, ScheduleSettings, make_plan
 from esogen.generate.streams import token_uniforms
 from esogen.generate.template import BLANK, Layout, Tokens, layouts
 from esogen.generate.verify import Agreement
+from esogen.model.attention import Kernels
 from esogen.model.network import Network
 from esogen.ranking.scores import LEFT_TO_RIGHT, Order, best, scores
 
@@ -137,11 +142,12 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What fills: a network, its tokenizer and where they are."""
+    """What fills: a network, its tokenizer, where they are and what attends."""
 
     network: Network
     tokenizer: Tokenizer
     device: torch.device
+    kernels: Kernels
 
     @property
     def longest(self) -> int:
@@ -216,7 +222,7 @@ class InfillBatch:
         self._made: list[Candidate] = []
         self._engine = engine
         self._steps: list[Step] = []
-        self._rows: lossless.Rows | None = None
+        self._rows: Rows | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -245,20 +251,20 @@ class InfillBatch:
     def _drafted(self, canvas: Canvas, drafting: Drafting) -> Iterator[Step]:
         network, rows, device = self._engine.network, self.rows, self._engine.device
         texts = [
-            lossless.Text(
+            Text(
                 row.ids_L, row.kinds_L, row.order_L, row.plan.given, row.plan.late, row.uniforms_L3
             )
             for row in rows
         ]
-        self._rows = lossless.start(texts)
-        calls: lossless.Calls = lossless.UncachedDrafts(network, len(rows), device)
+        self._rows = start_texts(texts)
+        calls: DraftCalls = UncachedDrafts(network, len(rows), device)
         if self.settings.kv_cache:
             longest = max(len(row.order_L) - row.plan.given for row in rows)
             places = drafting.places(longest)
             cache = prefilled_cache(network, rows, canvas, places)
             given_B = np.array([row.plan.given for row in rows])
-            calls = lossless.CachedDrafts(network, cache, given_B, device)
-        return lossless.lossless(network, calls, self._rows, self.rule(), drafting)
+            calls = CachedDrafts(network, cache, given_B, self._engine.kernels)
+        return lossless(network, calls, self._rows, self.rule(), drafting)
 
     def drafts(self) -> NDArray[np.int64] | None:
         """Drafts to be verified, `[B, L]` by position, else -1; None if nothing is drafted."""
@@ -278,12 +284,14 @@ class InfillBatch:
         """This batch again, cached against uncached, shown the same tokens."""
         network, rows = self._engine.network, self.rows
         canvas = start_canvas(network, rows, self._engine.device)
-        return agreement(network, prefilled(network, rows, canvas), rows, canvas, self.rule())
+        return agreement(network, self.calls(canvas, cached=True), rows, canvas, self.rule())
 
     def calls(self, canvas: Canvas, *, cached: bool) -> FillCalls:
         """Fresh state for a run with the KV cache, its given tokens computed, or without."""
         network = self._engine.network
-        return prefilled(network, self.rows, canvas) if cached else UncachedFill(network)
+        if not cached:
+            return UncachedFill(network)
+        return prefilled(network, self.rows, canvas, self._engine.kernels)
 
     def candidates(self) -> list[Candidate]:
         """What was made, in the order of the rows; raises `NumericalError` for broken weights."""

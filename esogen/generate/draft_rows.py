@@ -1,0 +1,126 @@
+"""Texts being made by drafting and verifying: where each row stands; see `lossless.py`.
+
+Shapes: B rows still running, L positions of the longest, M tokens anywhere in the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esogen.generate.fill import Ids
+from esogen.generate.streams import Uniforms
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Text:
+    """One text to be made.
+
+    `ids_L`: given tokens; what stands elsewhere is not read. `kinds_L`: which line of the rule's
+    allowed tokens holds at each position. `order_L`: natural position at each sorted index; the
+    first `given` are given, and the sequential phase begins at sorted index `late`.
+    `uniforms_L3`: see above.
+    """
+
+    ids_L: Ids
+    kinds_L: Ids
+    order_L: Ids
+    given: int
+    late: int
+    uniforms_L3: Uniforms
+
+
+@dataclass(slots=True, eq=False)
+class Rows:
+    """Where the rows still running stand, everything by SORTED index and on the host.
+
+    `tokens_BL`: given, decided and drafted tokens, in this order; then masks. `ahead_BL`: the least
+    position not before each sorted index. `probs_BL`: with what probability a draft was drawn.
+    `refused_B` and `examined_B` as in `Drafting`. Behind a row's `length_B` nothing means anything.
+    """
+
+    order_BL: Ids
+    tokens_BL: Ids
+    kinds_BL: Ids
+    uniforms_BL3: Uniforms
+    ahead_BL: Ids
+    probs_BL: Uniforms
+    log_probs_BL: Uniforms
+    length_B: Ids
+    late_B: Ids
+    decided_B: Ids
+    drafted_B: Ids
+    refused_B: Ids
+    examined_B: Ids
+    rows: Ids
+
+    def keep(self, kept: Ids) -> None:
+        """Drop every row but these (indices into the rows still running)."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name)[kept])
+
+    def count(self, accepted_B: Ids, refused_B: Bools) -> None:
+        """Remember how many drafts were examined, and how far ahead they were."""
+        examined_B = accepted_B + refused_B
+        self.refused_B = self.refused_B + refused_B
+        self.examined_B = self.examined_B + examined_B * (examined_B + 1) // 2
+
+    def show_drafts(self, canvas_BL: Ids) -> None:
+        """Put the drafts still to be verified onto a canvas of the whole batch, by position."""
+        row_M, number_M = spread(self.drafted_B)
+        at = row_M, self.decided_B[row_M] + number_M
+        canvas_BL[self.rows[row_M], self.order_BL[at]] = self.tokens_BL[at]
+
+    def done_B(self, end_of_text: int | None) -> Bools:
+        """Which rows are: all is decided, or an end of text with nothing undecided before it."""
+        done_B: Bools = self.decided_B == self.length_B
+        if end_of_text is None:
+            return done_B
+        decided_BL = np.arange(self.tokens_BL.shape[1]) < self.decided_B[:, None]
+        ends_BL = decided_BL & (self.tokens_BL == end_of_text)
+        end_B = np.where(ends_BL, self.order_BL, self.order_BL.shape[1]).min(1)
+        done_B |= end_B < self.ahead_BL[np.arange(len(done_B)), self.decided_B]
+        return done_B
+
+
+def start(texts: Sequence[Text]) -> Rows:
+    """Texts before their first call."""
+    shape_BL = len(texts), max(len(text.ids_L) for text in texts)
+    order_BL = np.tile(np.arange(shape_BL[1]), (shape_BL[0], 1))
+    tokens_BL, kinds_BL = np.zeros(shape_BL, np.int64), np.zeros(shape_BL, np.int64)
+    uniforms_BL3 = np.zeros((*shape_BL, 3))
+    ahead_BL = np.full((shape_BL[0], shape_BL[1] + 1), shape_BL[1])
+    for b, text in enumerate(texts):
+        order_L, length = text.order_L, len(text.order_L)
+        order_BL[b, :length], tokens_BL[b, :length] = order_L, text.ids_L[order_L]
+        kinds_BL[b, :length], uniforms_BL3[b, :length] = (
+            text.kinds_L[order_L],
+            text.uniforms_L3[order_L],
+        )
+        ahead_BL[b, :length] = np.minimum.accumulate(order_L[::-1])[::-1]
+    zero_B = np.zeros(len(texts), np.int64)
+    return Rows(
+        order_BL,
+        tokens_BL,
+        kinds_BL,
+        uniforms_BL3,
+        ahead_BL,
+        np.ones(shape_BL),
+        np.zeros(shape_BL),
+        np.array([len(text.ids_L) for text in texts]),
+        np.array([text.late for text in texts]),
+        np.array([text.given for text in texts]),
+        zero_B,
+        zero_B,
+        zero_B,
+        np.arange(len(texts)),
+    )
+
+
+def spread(count_B: Ids) -> tuple[Ids, Ids]:
+    """Row, and number within the row, of so many of each row."""
+    row_M, number_M = np.nonzero(np.arange(count_B.max(initial=0)) < count_B[:, None])
+    return row_M, number_M
