@@ -82,6 +82,10 @@ class Calls(Protocol):
         """Drop every row but these."""
         ...
 
+    def enter(self, stands_B: Ids) -> None:
+        """Other texts begin where fewer tokens of a row stand than are cached."""
+        ...
+
 
 class CachedDrafts:
     """Feed what is new; all else is in the cache, in which `cached_B` given tokens may stand."""
@@ -113,6 +117,12 @@ class CachedDrafts:
         self._cache.keep(kept)
         self.cached_B = self.cached_B[kept]
 
+    def enter(self, stands_B: Ids) -> None:
+        """Cut to what stands; the bos token stays."""
+        stands_B = np.minimum(stands_B, self.cached_B)
+        self._cache.commit(stands_B - self.cached_B)
+        self.cached_B = stands_B
+
 
 class UncachedDrafts:
     """Feed all that is decided in every call: slow, and what the cache must equal."""
@@ -135,6 +145,9 @@ class UncachedDrafts:
     def keep(self, kept: Ids) -> None:
         """Drop every row but these."""
         self.cached_B = self.cached_B[kept]
+
+    def enter(self, stands_B: Ids) -> None:
+        """Nothing is kept between calls."""
 
 
 def calls_for(

@@ -34,7 +34,8 @@ at most, M masks, D model width, V vocabulary.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ from torch import Tensor
 
 from esogen.generate.denoise import Examined, Step, chunk_rows
 from esogen.generate.draft_calls import Call, Calls
-from esogen.generate.draft_rows import Bools, Rows, spread
+from esogen.generate.draft_rows import Bools, Rows, Text, spread
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import search, shape
 from esogen.generate.fill import Ids, Rule
@@ -86,36 +87,88 @@ class _Chosen(NamedTuple):
         rows.log_probs_BL[at] = self.log_probs.cpu().numpy()
 
 
-@torch.inference_mode()
-def lossless(
-    network: Network,
-    calls: Calls,
-    rows: Rows,
-    rule: Rule,
-    drafting: Drafting,
-    *,
-    end_of_text: int | None = None,
-) -> Iterator[Step]:
-    """Make every text, yielding what each call decided; `rows` moves along.
+class Lossless:
+    """Texts being made in as many places as `rows` has.
 
-    With `end_of_text`, a row is done once its first end-of-text has no undecided position before
-    it. Rows that decide equally many tokens in a call, in the same phase, come in one `Step`.
+    Where a text is done, the next of `waiting` takes its place; where none waits, rows that are
+    done leave. With `end_of_text`, a text is done once its first end-of-text has no undecided
+    position before it. `rows` and `calls` move along.
     """
-    sampler = _Sampler(network, rule)
-    for index in itertools.count():
-        running_B = ~rows.done_B(end_of_text)
-        if 2 * np.count_nonzero(running_B) <= len(running_B):
-            kept = np.flatnonzero(running_B)
-            for each in (rows, calls, sampler):
+
+    def __init__(
+        self,
+        network: Network,
+        calls: Calls,
+        rows: Rows,
+        rule: Rule,
+        drafting: Drafting,
+        *,
+        waiting: Iterable[Text] = (),
+        end_of_text: int | None = None,
+    ) -> None:
+        self.rows = rows
+        self._calls, self._drafting, self._end_of_text = calls, drafting, end_of_text
+        self._sampler = _Sampler(network, rule, len(rows.rows))
+        self._waiting, self._entered = iter(waiting), len(rows.rows)
+        self._held: list[Step] = []
+        self._replace()
+
+    def steps(self, texts: range) -> Iterator[Step]:
+        """Make these texts, yielding what each call decided of them; the first one is row 0.
+
+        What is decided of others meanwhile is held until somebody asks for those. Rows that decide
+        equally many tokens in as many calls, in the same phase, come in one `Step`.
+        """
+        held, self._held = self._held, []
+        for step in itertools.chain(held, self._until_done(texts.stop)):
+            mine_B = (texts.start <= step.rows) & (step.rows < texts.stop)
+            if mine_B.all():
+                yield replace(step, rows=step.rows - texts.start)
+                continue
+            self._held.append(step.of(np.flatnonzero(~mine_B)))
+            if mine_B.any():
+                mine = step.of(np.flatnonzero(mine_B))
+                yield replace(mine, rows=mine.rows - texts.start)
+
+    def _until_done(self, stop: int) -> Iterator[Step]:
+        """What calls decide until every text before number `stop` is done."""
+        while self._running_B.any() and self._first_undone < stop:
+            yield from self._call()
+
+    @property
+    def _first_undone(self) -> int:
+        return int(self.rows.rows[self._running_B].min(initial=self._entered))
+
+    @torch.inference_mode()
+    def _call(self) -> list[Step]:
+        rows, before_B = self.rows, self.rows.decided_B
+        call = _next_call(rows, self._calls.cached_B, self._running_B, self._drafting)
+        accepted_B = self._sampler.decide(rows, call, self._calls(rows, call))
+        self._calls.commit(call.clean_B - call.drafts_B + accepted_B)
+        steps = [*_steps(rows, before_B, Examined(call.drafts_B, accepted_B))]
+        rows.calls_B = rows.calls_B + 1
+        self._replace()
+        return steps
+
+    def _replace(self) -> None:
+        """Waiting texts for those that are done."""
+        done_B = self.rows.done_B(self._end_of_text)
+        while texts := [*itertools.islice(self._waiting, int(done_B.sum()))]:
+            self._enter(np.flatnonzero(done_B)[: len(texts)], texts)
+            done_B = self.rows.done_B(self._end_of_text)
+        if 2 * np.count_nonzero(done_B) >= len(done_B):
+            kept = np.flatnonzero(~done_B)
+            for each in (self.rows, self._calls, self._sampler):
                 each.keep(kept)
-            running_B = running_B[kept]
-        if not len(running_B):
-            return
-        before_B = rows.decided_B
-        call = _next_call(rows, calls.cached_B, running_B, drafting)
-        accepted_B = sampler.decide(rows, call, calls(rows, call))
-        calls.commit(call.clean_B - call.drafts_B + accepted_B)
-        yield from _steps(index, rows, before_B, Examined(call.drafts_B, accepted_B))
+            done_B = done_B[kept]
+        self._running_B = ~done_B
+
+    def _enter(self, places: Ids, texts: Sequence[Text]) -> None:
+        stands_B = self._calls.cached_B.copy()
+        for b, text in zip(places, texts, strict=True):
+            stands_B[b] = self.rows.enter(b, text, self._entered)
+            self._entered += 1
+        self._calls.enter(stands_B)
 
 
 def _next_call(rows: Rows, cached_B: Ids, running_B: Bools, drafting: Drafting) -> Call:
@@ -129,10 +182,10 @@ def _next_call(rows: Rows, cached_B: Ids, running_B: Bools, drafting: Drafting) 
 class _Sampler:
     """Examines drafts and draws new ones; keeps the hidden states that the latest came from."""
 
-    def __init__(self, network: Network, rule: Rule) -> None:
+    def __init__(self, network: Network, rule: Rule, rows: int) -> None:
         self._network, self._rule = network, rule
-        self._hidden_BWD = torch.empty(0)
-        self._first_B: Ids = np.zeros(0, np.int64)
+        self._hidden_BWD = torch.empty(rows)
+        self._first_B: Ids = np.zeros(rows, np.int64)
 
     def keep(self, kept: Ids) -> None:
         """Drop every row but these."""
@@ -241,17 +294,18 @@ def _pick(tokens_M1: Tensor, log_probs_MV: Tensor, probs_MV: Tensor) -> _Chosen:
     return _Chosen(tokens_M1[:, 0], probs, log_probs)
 
 
-def _steps(index: int, rows: Rows, before_B: Ids, examined: Examined) -> Iterator[Step]:
-    """One `Step` for each number of tokens that rows decided at once, and for each phase."""
+def _steps(rows: Rows, before_B: Ids, examined: Examined) -> Iterator[Step]:
+    """One `Step` for rows that decided equally many tokens, in as many calls and the same phase."""
     count_B, late_B = rows.decided_B - before_B, before_B >= rows.late_B
-    for many, late in sorted({*zip(count_B.tolist(), late_B.tolist(), strict=True)}):
+    alike_B3 = np.stack([rows.calls_B, count_B, late_B], 1)
+    for call, many, late in sorted({*map(tuple, alike_B3.tolist())}):
         if many:
-            those = np.flatnonzero((count_B == many) & (late_B == late))
+            those = np.flatnonzero((alike_B3 == (call, many, late)).all(1))
             at = those[:, None], before_B[those, None] + np.arange(many)
             columns = (rows.order_BL[at], rows.tokens_BL[at], rows.log_probs_BL[at])
             yield Step(
-                index,
-                late,
+                call,
+                bool(late),
                 rows.rows[those],
                 *map(torch.from_numpy, columns),
                 examined=examined.of(those),
