@@ -779,9 +779,8 @@ class _Drafted:
         rows = start_texts([*islice(texts, self._places)])
         kernel = model.kernels.whole
         calls = draft_calls_for(network, rows, drafting, cached=settings.kv_cache, kernel=kernel)
-        allowed_CV = torch.ones(1, network.config.vocab_size, dtype=torch.bool, device=model.device)
         end = None if settings.raw else model.checkpoint.tokenizer.end_of_text
-        rule = Rule(settings.draw, allowed_CV)
+        rule = Rule(settings.draw)
         return Lossless(network, calls, rows, rule, drafting, waiting=texts, end_of_text=end)
 
     def _texts(self) -> Iterator[Text]:

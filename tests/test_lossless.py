@@ -211,14 +211,14 @@ def test_truncating_p_and_q_differently_has_another_law(
     sharp: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drafts and residuals are truncated, and the probability that a draft is accepted is not."""
-    sampler = lossless_module._Sampler
-    truncated = sampler._verified
+    masks = lossless_module._Masks
+    truncated = masks.verify
 
-    def untruncated(self: lossless_module._Sampler, *columns: Tensor) -> object:
+    def untruncated(self: lossless_module._Masks, tokens: Tensor) -> object:
         rule = replace(self._rule, draw=PLAIN)
-        return truncated(sampler(self._network, rule, 0), *columns)
+        return truncated(masks(self._network, rule, self._hidden_MD, self._kinds_M), tokens)
 
-    monkeypatch.setattr(sampler, "_verified", untruncated)
+    monkeypatch.setattr(masks, "verify", untruncated)
     draw = DrawSettings(top_k=2)
     assert p_value(sharp, ORDERS["random"], draw, Drafting(3), 20_000) < 1e-9
 

@@ -4,6 +4,7 @@ Shapes: B rows still running, W tokens of a call, D model width.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from esogen.model.network import Network, hidden_after_bos, with_bos
 from esogen.model.shared_prefix import SharedPrefix
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Call:
     """What one call feeds of each row: the next `clean_B` tokens, the last `drafts_B` of them
     drafts; a mask for each draft; `next_B` masks. What pads a row are masks behind its own.
@@ -30,12 +31,12 @@ class Call:
     drafts_B: Ids
     next_B: Ids
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Tokens of the widest row."""
         return int((self.clean_B + self.drafts_B + self.next_B).max())
 
-    @property
+    @cached_property
     def masks(self) -> slice:
         """Columns among which all masks are."""
         fed_B = self.drafts_B + self.next_B > 0
