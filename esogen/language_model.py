@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,12 +23,12 @@ from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.generate.denoise import Calls, Progress, Step, denoise, start
 from esogen.generate.draft_calls import calls_for as draft_calls_for
-from esogen.generate.draft_rows import Rows, Text
+from esogen.generate.draft_rows import Text
 from esogen.generate.draft_rows import start as start_texts
 from esogen.generate.drafting import Drafting, measured
 from esogen.generate.draw import Drawing, DrawSettings, choose_draw
 from esogen.generate.fill import Rule
-from esogen.generate.lossless import lossless
+from esogen.generate.lossless import Lossless
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.streams import LARGEST_SEED, token_uniforms
 from esogen.generate.template import Tokens, parse, tokenise, whole
@@ -557,17 +558,28 @@ class LanguageModel:
 
         `drive`, where given, is called with each before it is handed on, and must run its `steps`
         to their end: a batch that memory is too little for is then cut into halves, which `told` is
-        told. `batch_size` is as many as free memory has room for unless given, at most `MOST_ROWS`
+        told. Where drafts are verified, texts of the next batch take the places of finished ones.
+        `batch_size` is as many as free memory has room for unless given, at most `MOST_ROWS`
         on a GPU and `DEFAULT_BATCH` on a CPU. Raises `EsogenError` where one alone does not fit.
         """
         given = self.encode_prompt(prompt, settings.length)
         if batch_size is not None:
             _check_counts(batch_size=batch_size)
 
+        drafted: _Drafted | None = None
+
         def driven(samples: Sequence[int]) -> Batch:
-            batch = Batch(self, given, settings, range(samples[0], samples[-1] + 1))
-            if drive:
-                drive(batch)
+            nonlocal drafted
+            if settings.drafting and not drafted:
+                rest = range(samples[0], first + n)
+                drafted = _Drafted(self, given, settings, rest, len(samples))
+            batch = Batch(self, given, settings, range(samples[0], samples[-1] + 1), drafted)
+            try:
+                if drive:
+                    drive(batch)
+            except BaseException:
+                drafted = None  # what is tried again begins anew, with fewer rows
+                raise
             return batch
 
         rows = batch_size or self._rows_that_fit(given, settings)
@@ -620,31 +632,21 @@ class Batch:
         given: NDArray[np.int64],
         settings: SampleSettings,
         samples: range,
+        drafted: "_Drafted | None" = None,
     ) -> None:
         self.indices, self.settings = samples, settings
-        self._model = model
+        self._model, self._drafted = model, drafted
         self.seconds = 0.0
         self._given_L = np.zeros(settings.length, np.int64)
         self._given_L[: len(given)] = given
-        positions = np.arange(settings.length)
-        self.plan: Plan = plan_for(
-            model.checkpoint.config,
-            settings.schedule,
-            settings.seed,
-            samples,
-            given=positions[: len(given)],
-            blank=positions[len(given) :],
-        )
-        drafted = settings.drafting is not None
-        self.plan = self.plan.one_by_one() if drafted else self.plan
-        self._rows: Rows | None = None
-        self._recorder = Recorder(self.plan, self._given_L, drafted=drafted)
+        self.plan = _plan(model, len(given), settings, samples)
+        self._recorder = Recorder(self.plan, self._given_L, drafted=drafted is not None)
 
     def steps(self) -> Iterator[Step]:
         """Run the network, yielding what each call decided."""
         began = time.perf_counter()
-        drafting = self.settings.drafting
-        for step in self._plain_steps() if drafting is None else self._drafted_steps(drafting):
+        drafted = self._drafted
+        for step in drafted.steps(self.indices) if drafted else self._plain_steps():
             self._recorder.record(step)
             yield step
         self.seconds = time.perf_counter() - began
@@ -660,42 +662,12 @@ class Batch:
             drawing=self._model.drawing.by,
         )
 
-    def _drafted_steps(self, drafting: Drafting) -> Iterator[Step]:
-        network, kernels = self._model.checkpoint.network, self._model.kernels
-        rows = self._rows = start_texts(
-            [
-                Text(
-                    self._given_L,
-                    np.zeros_like(self._given_L),
-                    order_L,
-                    self.plan.given,
-                    self.plan.late,
-                    token_uniforms(self.settings.seed, sample, self.settings.length),
-                )
-                for sample, order_L in zip(self.indices, self.plan.order_BL, strict=True)
-            ]
-        )
-        allowed_CV = torch.ones(
-            1, network.config.vocab_size, dtype=torch.bool, device=self._model.device
-        )
-        return lossless(
-            network,
-            draft_calls_for(
-                network, rows, drafting, cached=self.settings.kv_cache, kernels=kernels
-            ),
-            rows,
-            Rule(self.settings.draw, allowed_CV),
-            drafting,
-            end_of_text=self.end_of_text,
-        )
-
     def drafts(self) -> NDArray[np.int64] | None:
         """Drafts to be verified, `[B, L]` by position, else -1; None if nothing is drafted."""
-        if self.settings.drafting is None:
+        if self._drafted is None:
             return None
         drafts_BL = np.full(self.plan.order_BL.shape, UNDECIDED, np.int64)
-        if self._rows is not None:
-            self._rows.show_drafts(drafts_BL)
+        self._drafted.show(self.indices, drafts_BL)
         return drafts_BL
 
     def samples(self) -> Iterator[Sample]:
@@ -767,6 +739,71 @@ class Batch:
             drafts=int(trace.rounds[row][:, 0].sum()),
             accepted=int(trace.rounds[row][:, 1].sum()),
         )
+
+
+class _Drafted:
+    """Samples whose drafts are verified, in so many places: those of all batches of a run."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        given: NDArray[np.int64],
+        settings: SampleSettings,
+        samples: range,
+        places: int,
+    ) -> None:
+        self._model, self._given, self._settings = model, given, settings
+        self._samples, self._places = samples, places
+
+    def steps(self, samples: range) -> Iterator[Step]:
+        """What calls decide of these samples; the first one is row 0."""
+        yield from self._run.steps(self._numbers(samples))
+
+    def show(self, samples: range, drafts_BL: NDArray[np.int64]) -> None:
+        """Put the drafts of these samples that are to be verified onto a canvas, by position."""
+        self._run.rows.show_drafts(drafts_BL, self._numbers(samples).start)
+
+    def _numbers(self, samples: range) -> range:
+        return range(samples.start - self._samples.start, samples.stop - self._samples.start)
+
+    @cached_property
+    def _run(self) -> Lossless:
+        model, settings = self._model, self._settings
+        network, drafting = model.checkpoint.network, settings.drafting
+        assert drafting
+        texts = self._texts()
+        rows = start_texts([*islice(texts, self._places)])
+        calls = draft_calls_for(
+            network, rows, drafting, cached=settings.kv_cache, kernels=model.kernels
+        )
+        end = None if settings.raw else model.checkpoint.tokenizer.end_of_text
+        rule = Rule(settings.draw)
+        return Lossless(network, calls, rows, rule, drafting, waiting=texts, end_of_text=end)
+
+    def _texts(self) -> Iterator[Text]:
+        settings, given = self._settings, self._given
+        ids_L = np.zeros(settings.length, np.int64)
+        ids_L[: len(given)] = given
+        for sample in self._samples:
+            plan = _plan(self._model, len(given), settings, range(sample, sample + 1))
+            uniforms_L3 = token_uniforms(settings.seed, sample, settings.length)
+            yield Text(
+                ids_L, np.zeros_like(ids_L), plan.order_BL[0], plan.given, plan.late, uniforms_L3
+            )
+
+
+def _plan(model: LanguageModel, given: int, settings: SampleSettings, samples: range) -> Plan:
+    """Order and counts of these samples, behind so many given tokens."""
+    positions = np.arange(settings.length)
+    plan = plan_for(
+        model.checkpoint.config,
+        settings.schedule,
+        settings.seed,
+        samples,
+        given=positions[:given],
+        blank=positions[given:],
+    )
+    return plan.one_by_one() if settings.drafting else plan
 
 
 def _first(*values: T | None) -> T:

@@ -176,7 +176,7 @@ def test_what_stands_is_what_the_cache_holds_before_each_call(family: Family, be
 
 def test_the_share_of_the_floor_is_bytes_over_bandwidth_over_time() -> None:
     case = Case("ar", 12, 2)
-    bench = Bench(Setup("tiny", repeats=2), lambda text: None)
+    bench = Bench(Setup("tiny", dtype="fp32", repeats=2), lambda text: None)
     (row,) = bench.rows([case])
     assert isinstance(row, Row)
     subject = tiny("ar")

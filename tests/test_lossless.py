@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -20,12 +20,12 @@ from esogen.checkpoint.weights import build
 from esogen.cli import main
 from esogen.generate import lossless as lossless_module
 from esogen.generate.denoise import Step
-from esogen.generate.draft_calls import CachedDrafts, Calls, UncachedDrafts, calls_for
+from esogen.generate.draft_calls import CachedDrafts, Call, Calls, UncachedDrafts, calls_for
 from esogen.generate.draft_rows import Rows, Text, start
 from esogen.generate.drafting import Drafting, measured
 from esogen.generate.draw import DrawSettings, shape
 from esogen.generate.fill import Rule
-from esogen.generate.lossless import lossless
+from esogen.generate.lossless import Lossless
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.streams import Purpose, stream, token_uniforms
 from esogen.language_model import LanguageModel
@@ -137,11 +137,13 @@ def run(
     draw: DrawSettings,
     *,
     calls: Calls | None = None,
+    waiting: Sequence[Text] = (),
     end_of_text: int | None = None,
 ) -> Iterator[Step]:
     calls = calls or calls_for(network, rows, drafting)
     rule = Rule(draw, torch.ones(1, network.config.vocab_size, dtype=torch.bool))
-    return lossless(network, calls, rows, rule, drafting, end_of_text=end_of_text)
+    made = Lossless(network, calls, rows, rule, drafting, waiting=waiting, end_of_text=end_of_text)
+    return made.steps(range(len(rows.rows) + len(waiting)))
 
 
 def texts_of(steps: Iterator[Step], order: Ids, rows: int) -> Ids:
@@ -209,14 +211,14 @@ def test_truncating_p_and_q_differently_has_another_law(
     sharp: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drafts and residuals are truncated, and the probability that a draft is accepted is not."""
-    sampler = lossless_module._Sampler
-    truncated = sampler._verified
+    masks = lossless_module._Masks
+    truncated = masks.verify
 
-    def untruncated(self: lossless_module._Sampler, *columns: Tensor) -> object:
+    def untruncated(self: lossless_module._Masks, tokens: Tensor) -> object:
         rule = replace(self._rule, draw=PLAIN)
-        return truncated(sampler(self._network, rule), *columns)
+        return truncated(masks(self._network, rule, self._hidden_MD, self._kinds_M), tokens)
 
-    monkeypatch.setattr(sampler, "_verified", untruncated)
+    monkeypatch.setattr(masks, "verify", untruncated)
     draw = DrawSettings(top_k=2)
     assert p_value(sharp, ORDERS["random"], draw, Drafting(3), 20_000) < 1e-9
 
@@ -237,19 +239,24 @@ RULES = [
 GIVEN = np.array([0, 7, 8, 30])
 
 
-def long_rows(rule: ScheduleSettings, samples: range, given: Ids = GIVEN) -> Rows:
+def long_texts(rule: ScheduleSettings, samples: range, given: Ids = GIVEN) -> list[Text]:
     plan = plan_for(rule, samples, LONG, given=given)
     ids = np.arange(LONG) * 7 % 299
     late = plan.given + int(plan.counts_S[: plan.diffusion_steps].sum())
-    return start(
-        [
-            Text(ids, 0 * ids, order_L, plan.given, late, token_uniforms(0, sample, LONG))
-            for sample, order_L in zip(samples, plan.order_BL, strict=True)
-        ]
-    )
+    return [
+        Text(ids, 0 * ids, order_L, plan.given, late, token_uniforms(0, sample, LONG))
+        for sample, order_L in zip(samples, plan.order_BL, strict=True)
+    ]
 
 
-def collected(steps: Iterator[Step], rows: int) -> tuple[Ids, NDArray[np.float64], Ids]:
+def long_rows(rule: ScheduleSettings, samples: range, given: Ids = GIVEN) -> Rows:
+    return start(long_texts(rule, samples, given))
+
+
+Found = tuple[Ids, NDArray[np.float64], Ids]
+
+
+def collected(steps: Iterator[Step], rows: int) -> Found:
     """Tokens (given ones as -1), log-probabilities and calls by natural position."""
     tokens, log_probs, calls = (
         np.full((rows, LONG), -1),
@@ -309,13 +316,87 @@ def test_a_text_is_the_same_in_every_batch(network: Network, drafting: Drafting)
         assert (together[2][row] == found[2][0]).all()
 
 
+class Counted(CachedDrafts):
+    """Calls that are counted, through a cache for so many texts."""
+
+    def __init__(self, network: Network, texts: int, drafting: Drafting) -> None:
+        cache = KVCache(network.config, texts, drafting.places(LONG))
+        super().__init__(network, cache, np.zeros(texts, np.int64))
+        self.made = 0
+
+    def __call__(self, rows: Rows, call: Call) -> Tensor:
+        self.made += 1
+        return super().__call__(rows, call)
+
+
+@pytest.mark.parametrize("given", [np.zeros(0, np.int64), GIVEN], ids=["all", "some"])
+@pytest.mark.parametrize("places", [1, 4])
+def test_waiting_texts_take_the_places_of_those_that_are_done(
+    network: Network, given: Ids, places: int
+) -> None:
+    """The same texts in the same calls of theirs, and fewer calls in all than batch after batch."""
+    drafting, texts = Drafting(6), long_texts(RULES[2], range(17), given)
+    whole, _, _ = collected(run(network, start(texts), drafting, NUCLEUS), len(texts))
+    end = int(np.bincount(whole[whole >= 0]).argmax())
+
+    def made(at_once: list[Text], waiting: list[Text]) -> tuple[int, Found]:
+        calls = Counted(network, len(at_once), drafting)
+        steps = run(
+            network,
+            start(at_once),
+            drafting,
+            NUCLEUS,
+            calls=calls,
+            waiting=waiting,
+            end_of_text=end,
+        )
+        found = collected(steps, len(at_once) + len(waiting))
+        return calls.made, found
+
+    stream_calls, stream = made(texts[:places], texts[places:])
+    for row, text in enumerate(texts):
+        _, alone = made([text], [])
+        assert (stream[0][row] == alone[0][0]).all()
+        assert (stream[2][row] == alone[2][0]).all()
+        np.testing.assert_allclose(stream[1][row], alone[1][0], atol=1e-4)
+    batches = [texts[i : i + places] for i in range(0, len(texts), places)]
+    batch_calls = sum(made(batch, [])[0] for batch in batches)
+    assert stream_calls == batch_calls if places == 1 else stream_calls < 0.9 * batch_calls
+
+
+def test_texts_that_wait_for_a_place_are_those_without_a_cache(network: Network) -> None:
+    """Each begins with other given tokens than the one whose place it takes."""
+    texts = [
+        replace(text, ids_L=(text.ids_L + number // 4 * 11) % 299)
+        for number, text in enumerate(long_texts(RULES[1], range(9)))
+    ]
+    found = [
+        collected(
+            run(
+                network,
+                start(texts[:2]),
+                Drafting(5),
+                NUCLEUS,
+                calls=calls,
+                waiting=texts[2:],
+            ),
+            9,
+        )
+        for calls in (None, UncachedDrafts(network, 2, CPU))
+    ]
+    assert (found[0][0] == found[1][0]).all()
+    assert (found[0][2] == found[1][2]).all()
+
+
 def test_after_every_call_the_cache_is_a_fresh_prefill_of_what_stands(network: Network) -> None:
+    """Also where waiting texts took the places of others."""
     rows, refusals = long_rows(RULES[2], range(3)), 0
+    waiting = long_texts(RULES[2], range(3, 6))
     drafting = Drafting(6)
     cache = KVCache(network.config, 3, drafting.places(LONG))
     calls = CachedDrafts(network, cache, np.zeros(3, np.int64))
     begins = int(network.config.bos_id is not None)
-    for _ in run(network, rows, drafting, NUCLEUS, calls=calls):
+    for _ in run(network, rows, drafting, NUCLEUS, calls=calls, waiting=waiting):
         refusals = max(refusals, int(rows.refused_B.sum()))
         for b in range(len(rows.rows)):
             stands = int(calls.cached_B[b])
@@ -466,11 +547,25 @@ def test_drafting_that_makes_no_sense_is_refused(
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_python_drafts_with_the_same_words(tiny_checkpoint: Checkpoint, cached: bool) -> None:
+    """Samples are the same whatever number has a place at once."""
     lm = LanguageModel(tiny_checkpoint, CPU)
-    made = list(lm.sample("Tom", n=3, draft=6, seed=5, kv_cache=cached))
-    assert any(sample.accepted for sample in made)
-    alone = list(lm.sample("Tom", n=3, draft=6, seed=5, batch_size=1))
-    for one, other in zip(made, alone, strict=True):
-        assert one.tokens == other.tokens
-        assert (one.nfe, one.drafts, one.accepted) == (other.nfe, other.drafts, other.accepted)
-        assert one.log_prob == pytest.approx(other.log_prob, abs=1e-4)
+    alone = list(lm.sample("Tom", n=5, draft=6, seed=5, batch_size=1))
+    assert any(sample.accepted for sample in alone)
+    for places in (2, 5):
+        made = lm.sample("Tom", n=5, draft=6, seed=5, batch_size=places, kv_cache=cached)
+        for one, other in zip(made, alone, strict=True):
+            assert (one.index, one.tokens, one.steps) == (other.index, other.tokens, other.steps)
+            assert (one.nfe, one.drafts, one.accepted) == (other.nfe, other.drafts, other.accepted)
+            assert one.log_prob == pytest.approx(other.log_prob, abs=1e-4)
+
+
+def test_batches_may_be_driven_in_any_order(tiny_checkpoint: Checkpoint) -> None:
+    """What is decided of a later batch meanwhile is kept for it."""
+    lm = LanguageModel(tiny_checkpoint, CPU)
+    settings = lm.settings(draft=6, seed=5)
+    batches = list(lm.batches("Tom", settings, n=6, batch_size=2))
+    for batch in reversed(batches):
+        for step in batch.steps():
+            assert set(step.rows) <= {0, 1}
+    found = [sample.tokens for batch in batches for sample in batch.samples()]
+    assert found == [s.tokens for s in lm.sample("Tom", n=6, draft=6, seed=5, batch_size=1)]

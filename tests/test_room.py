@@ -108,6 +108,13 @@ def test_samples_do_not_depend_on_how_many_fit(tiny_checkpoint: Checkpoint) -> N
     ]
 
 
+def test_drafted_texts_do_not_depend_on_how_many_fit(tiny_checkpoint: Checkpoint) -> None:
+    wanted = list(LanguageModel(tiny_checkpoint, CPU).sample(n=9, seed=3, draft=6))
+    small = LanguageModel(with_room(tiny_checkpoint, 4), CPU)
+    with pytest.warns(UserWarning, match="too little memory for 9 texts at once; going on with 4"):
+        assert same(list(small.sample(n=9, seed=3, draft=6)), wanted)
+
+
 def test_a_program_is_warned_and_gets_the_same_texts(tiny_checkpoint: Checkpoint) -> None:
     wanted = list(LanguageModel(tiny_checkpoint, CPU).sample(n=6, seed=2, best_of=2))
     small = LanguageModel(with_room(tiny_checkpoint, 8), CPU)

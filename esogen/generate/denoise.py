@@ -57,6 +57,18 @@ class Step:
     log_probs_BK: Tensor
     examined: Examined | None = field(default=None, kw_only=True)
 
+    def of(self, kept: NDArray[np.int64]) -> "Step":
+        """What was decided of some of its rows (indices into `rows`)."""
+        index = torch.from_numpy(kept).to(self.tokens_BK.device)
+        columns = (self.positions_BK, self.tokens_BK, self.log_probs_BK)
+        return Step(
+            self.index,
+            self.sequential,
+            self.rows[kept],
+            *(column[index] for column in columns),
+            examined=self.examined and self.examined.of(kept),
+        )
+
 
 @dataclass(slots=True, eq=False)
 class Progress:

@@ -4,6 +4,7 @@ Shapes: B rows still running, W tokens of a call, D model width.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from esogen.model.network import Network, hidden_after_bos, with_bos
 from esogen.model.shared_prefix import SharedPrefix
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Call:
     """What one call feeds of each row: the next `clean_B` tokens, the last `drafts_B` of them
     drafts; a mask for each draft; `next_B` masks. What pads a row are masks behind its own.
@@ -31,12 +32,12 @@ class Call:
     drafts_B: Ids
     next_B: Ids
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Tokens of the widest row."""
         return int((self.clean_B + self.drafts_B + self.next_B).max())
 
-    @property
+    @cached_property
     def masks(self) -> slice:
         """Columns among which all masks are."""
         fed_B = self.drafts_B + self.next_B > 0
@@ -83,6 +84,10 @@ class Calls(Protocol):
         """Drop every row but these."""
         ...
 
+    def enter(self, stands_B: Ids) -> None:
+        """Other texts begin where fewer tokens of a row stand than are cached."""
+        ...
+
 
 class CachedDrafts:
     """Feed what is new; all else is in the cache, in which `cached_B` given tokens may stand."""
@@ -118,6 +123,12 @@ class CachedDrafts:
         self._through.keep(kept)
         self.cached_B = self.cached_B[kept]
 
+    def enter(self, stands_B: Ids) -> None:
+        """Cut to what stands; the bos token stays."""
+        stands_B = np.minimum(stands_B, self.cached_B)
+        self._cache.commit(stands_B - self.cached_B)
+        self.cached_B = stands_B
+
 
 class UncachedDrafts:
     """Feed all that is decided in every call: slow, and what the cache must equal."""
@@ -140,6 +151,9 @@ class UncachedDrafts:
     def keep(self, kept: Ids) -> None:
         """Drop every row but these."""
         self.cached_B = self.cached_B[kept]
+
+    def enter(self, stands_B: Ids) -> None:
+        """Nothing is kept between calls."""
 
 
 def calls_for(

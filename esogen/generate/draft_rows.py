@@ -39,7 +39,8 @@ class Rows:
 
     `tokens_BL`: given, decided and drafted tokens, in this order; then masks. `ahead_BL`: the least
     position not before each sorted index. `probs_BL`: with what probability a draft was drawn.
-    `refused_B` and `examined_B` as in `Drafting`. Behind a row's `length_B` nothing means anything.
+    `refused_B` and `examined_B` as in `Drafting`. `calls_B` were made of the text in a row, `rows`
+    is the number of that text. Behind a row's `length_B` nothing means anything.
     """
 
     order_BL: Ids
@@ -55,7 +56,45 @@ class Rows:
     drafted_B: Ids
     refused_B: Ids
     examined_B: Ids
+    calls_B: Ids
     rows: Ids
+
+    @classmethod
+    def places(cls, count: int, length: int) -> "Rows":
+        """Places for so many texts, in which none is yet."""
+        shape_BL = count, length
+        ids_BL, numbers_BL = np.zeros(shape_BL, np.int64), np.zeros(shape_BL)
+        return cls(
+            np.tile(np.arange(length), (count, 1)),
+            ids_BL,
+            ids_BL.copy(),
+            np.zeros((*shape_BL, 3)),
+            np.full((count, length + 1), length),
+            numbers_BL,
+            numbers_BL.copy(),
+            *(np.zeros(count, np.int64) for _ in range(8)),
+        )
+
+    def enter(self, b: int, text: Text, number: int) -> int:
+        """A text before its first call takes a place.
+
+        Returns how many of its given tokens stood there already, in this order.
+        """
+        length, order_L = len(text.ids_L), text.order_L
+        tokens_L = text.ids_L[order_L]
+        same_L = (self.order_BL[b, :length] == order_L) & (self.tokens_BL[b, :length] == tokens_L)
+        self.order_BL[b] = np.arange(self.order_BL.shape[1])
+        self.order_BL[b, :length], self.tokens_BL[b, :length] = order_L, tokens_L
+        self.kinds_BL[b, :length] = text.kinds_L[order_L]
+        self.uniforms_BL3[b, :length] = text.uniforms_L3[order_L]
+        self.ahead_BL[b] = self.order_BL.shape[1]
+        self.ahead_BL[b, :length] = np.minimum.accumulate(order_L[::-1])[::-1]
+        self.probs_BL[b], self.log_probs_BL[b] = 1.0, 0.0
+        self.length_B[b], self.late_B[b], self.decided_B[b] = length, text.late, text.given
+        for count_B in (self.drafted_B, self.refused_B, self.examined_B, self.calls_B):
+            count_B[b] = 0
+        self.rows[b] = number
+        return int(np.append(same_L[: text.given], np.False_).argmin())
 
     def keep(self, kept: Ids) -> None:
         """Drop every row but these (indices into the rows still running)."""
@@ -68,11 +107,15 @@ class Rows:
         self.refused_B = self.refused_B + refused_B
         self.examined_B = self.examined_B + examined_B * (examined_B + 1) // 2
 
-    def show_drafts(self, canvas_BL: Ids) -> None:
-        """Put the drafts still to be verified onto a canvas of the whole batch, by position."""
-        row_M, number_M = spread(self.drafted_B)
+    def show_drafts(self, canvas_BL: Ids, first: int = 0) -> None:
+        """Put the drafts still to be verified onto a canvas of texts from `first` on, by position.
+
+        Those of texts that are not on it are left out.
+        """
+        on_B = (self.rows >= first) & (self.rows < first + len(canvas_BL))
+        row_M, number_M = spread(self.drafted_B * on_B)
         at = row_M, self.decided_B[row_M] + number_M
-        canvas_BL[self.rows[row_M], self.order_BL[at]] = self.tokens_BL[at]
+        canvas_BL[self.rows[row_M] - first, self.order_BL[at]] = self.tokens_BL[at]
 
     def done_B(self, end_of_text: int | None) -> Bools:
         """Which rows are: all is decided, or an end of text with nothing undecided before it."""
@@ -87,37 +130,11 @@ class Rows:
 
 
 def start(texts: Sequence[Text]) -> Rows:
-    """Texts before their first call."""
-    shape_BL = len(texts), max(len(text.ids_L) for text in texts)
-    order_BL = np.tile(np.arange(shape_BL[1]), (shape_BL[0], 1))
-    tokens_BL, kinds_BL = np.zeros(shape_BL, np.int64), np.zeros(shape_BL, np.int64)
-    uniforms_BL3 = np.zeros((*shape_BL, 3))
-    ahead_BL = np.full((shape_BL[0], shape_BL[1] + 1), shape_BL[1])
-    for b, text in enumerate(texts):
-        order_L, length = text.order_L, len(text.order_L)
-        order_BL[b, :length], tokens_BL[b, :length] = order_L, text.ids_L[order_L]
-        kinds_BL[b, :length], uniforms_BL3[b, :length] = (
-            text.kinds_L[order_L],
-            text.uniforms_L3[order_L],
-        )
-        ahead_BL[b, :length] = np.minimum.accumulate(order_L[::-1])[::-1]
-    zero_B = np.zeros(len(texts), np.int64)
-    return Rows(
-        order_BL,
-        tokens_BL,
-        kinds_BL,
-        uniforms_BL3,
-        ahead_BL,
-        np.ones(shape_BL),
-        np.zeros(shape_BL),
-        np.array([len(text.ids_L) for text in texts]),
-        np.array([text.late for text in texts]),
-        np.array([text.given for text in texts]),
-        zero_B,
-        zero_B,
-        zero_B,
-        np.arange(len(texts)),
-    )
+    """Texts before their first call, numbered as they come."""
+    rows = Rows.places(len(texts), max(len(text.ids_L) for text in texts))
+    for number, text in enumerate(texts):
+        rows.enter(number, text, number)
+    return rows
 
 
 def spread(count_B: Ids) -> tuple[Ids, Ids]:

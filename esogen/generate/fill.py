@@ -34,10 +34,19 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """How tokens are drawn, and which: `allowed_CV` bool, one line for each kind of position."""
+    """How tokens are drawn, and which: `allowed_CV` bool, one line for each kind of position.
+
+    None where all are.
+    """
 
     draw: DrawSettings
-    allowed_CV: Tensor
+    allowed_CV: Tensor | None = None
+
+    def only_allowed(self, logits_MV: Tensor, kinds_M: Tensor) -> Tensor:
+        """Logits, or log-probabilities, in which tokens that are not allowed have no chance."""
+        if self.allowed_CV is None:
+            return logits_MV
+        return logits_MV.masked_fill(~self.allowed_CV[kinds_M], -torch.inf)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -302,7 +311,7 @@ def decide(
     for hidden, uniforms, kinds in zip(*columns, strict=True):
         logits = network.logits(hidden)
         free = logits.logsumexp(-1)
-        logits.masked_fill_(~rule.allowed_CV[kinds], -torch.inf)
+        logits = rule.only_allowed(logits, kinds)
         tokens, log_probs = draw(logits, uniforms, rule.draw)
         drawn.append(Drawn(tokens, log_probs + logits.logsumexp(-1) - free))
     tokens, log_probs = (torch.cat(column) for column in zip(*drawn, strict=True))

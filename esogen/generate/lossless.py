@@ -34,7 +34,8 @@ at most, M masks, D model width, V vocabulary.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ from torch import Tensor
 
 from esogen.generate.denoise import Examined, Step, chunk_rows
 from esogen.generate.draft_calls import Call, Calls
-from esogen.generate.draft_rows import Bools, Rows, spread
+from esogen.generate.draft_rows import Bools, Rows, Text, spread
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import search, shape
 from esogen.generate.fill import Ids, Rule
@@ -75,8 +76,10 @@ class _Chosen(NamedTuple):
     log_probs: Tensor
 
     @classmethod
-    def joined(cls, parts: Iterable["_Chosen"]) -> "_Chosen":
+    def joined(cls, parts: Sequence["_Chosen"]) -> "_Chosen":
         """What was made a part at a time."""
+        if len(parts) == 1:
+            return parts[0]
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def put(self, rows: Rows, at: tuple[Ids, Ids]) -> None:
@@ -86,36 +89,88 @@ class _Chosen(NamedTuple):
         rows.log_probs_BL[at] = self.log_probs.cpu().numpy()
 
 
-@torch.inference_mode()
-def lossless(
-    network: Network,
-    calls: Calls,
-    rows: Rows,
-    rule: Rule,
-    drafting: Drafting,
-    *,
-    end_of_text: int | None = None,
-) -> Iterator[Step]:
-    """Make every text, yielding what each call decided; `rows` moves along.
+class Lossless:
+    """Texts being made in as many places as `rows` has.
 
-    With `end_of_text`, a row is done once its first end-of-text has no undecided position before
-    it. Rows that decide equally many tokens in a call, in the same phase, come in one `Step`.
+    Where a text is done, the next of `waiting` takes its place; where none waits, rows that are
+    done leave. With `end_of_text`, a text is done once its first end-of-text has no undecided
+    position before it. `rows` and `calls` move along.
     """
-    sampler = _Sampler(network, rule)
-    for index in itertools.count():
-        running_B = ~rows.done_B(end_of_text)
-        if 2 * np.count_nonzero(running_B) <= len(running_B):
-            kept = np.flatnonzero(running_B)
-            for each in (rows, calls, sampler):
+
+    def __init__(
+        self,
+        network: Network,
+        calls: Calls,
+        rows: Rows,
+        rule: Rule,
+        drafting: Drafting,
+        *,
+        waiting: Iterable[Text] = (),
+        end_of_text: int | None = None,
+    ) -> None:
+        self.rows = rows
+        self._calls, self._drafting, self._end_of_text = calls, drafting, end_of_text
+        self._sampler = _Sampler(network, rule, len(rows.rows))
+        self._waiting, self._entered = iter(waiting), len(rows.rows)
+        self._held: list[Step] = []
+        self._replace()
+
+    def steps(self, texts: range) -> Iterator[Step]:
+        """Make these texts, yielding what each call decided of them; the first one is row 0.
+
+        What is decided of others meanwhile is held until somebody asks for those. Rows that decide
+        equally many tokens in as many calls, in the same phase, come in one `Step`.
+        """
+        held, self._held = self._held, []
+        for step in itertools.chain(held, self._until_done(texts.stop)):
+            mine_B = (texts.start <= step.rows) & (step.rows < texts.stop)
+            if mine_B.all():
+                yield replace(step, rows=step.rows - texts.start)
+                continue
+            self._held.append(step.of(np.flatnonzero(~mine_B)))
+            if mine_B.any():
+                mine = step.of(np.flatnonzero(mine_B))
+                yield replace(mine, rows=mine.rows - texts.start)
+
+    def _until_done(self, stop: int) -> Iterator[Step]:
+        """What calls decide until every text before number `stop` is done."""
+        while self._running_B.any() and self._first_undone < stop:
+            yield from self._call()
+
+    @property
+    def _first_undone(self) -> int:
+        return int(self.rows.rows[self._running_B].min(initial=self._entered))
+
+    @torch.inference_mode()
+    def _call(self) -> list[Step]:
+        rows, before_B = self.rows, self.rows.decided_B
+        call = _next_call(rows, self._calls.cached_B, self._running_B, self._drafting)
+        accepted_B = self._sampler.decide(rows, call, self._calls(rows, call))
+        self._calls.commit(call.clean_B - call.drafts_B + accepted_B)
+        steps = [*_steps(rows, before_B, Examined(call.drafts_B, accepted_B))]
+        rows.calls_B = rows.calls_B + 1
+        self._replace()
+        return steps
+
+    def _replace(self) -> None:
+        """Waiting texts for those that are done."""
+        done_B = self.rows.done_B(self._end_of_text)
+        while texts := [*itertools.islice(self._waiting, int(done_B.sum()))]:
+            self._enter(np.flatnonzero(done_B)[: len(texts)], texts)
+            done_B = self.rows.done_B(self._end_of_text)
+        if 2 * np.count_nonzero(done_B) >= len(done_B):
+            kept = np.flatnonzero(~done_B)
+            for each in (self.rows, self._calls, self._sampler):
                 each.keep(kept)
-            running_B = running_B[kept]
-        if not len(running_B):
-            return
-        before_B = rows.decided_B
-        call = _next_call(rows, calls.cached_B, running_B, drafting)
-        accepted_B = sampler.decide(rows, call, calls(rows, call))
-        calls.commit(call.clean_B - call.drafts_B + accepted_B)
-        yield from _steps(index, rows, before_B, Examined(call.drafts_B, accepted_B))
+            done_B = done_B[kept]
+        self._running_B = ~done_B
+
+    def _enter(self, places: Ids, texts: Sequence[Text]) -> None:
+        stands_B = self._calls.cached_B.copy()
+        for b, text in zip(places, texts, strict=True):
+            stands_B[b] = self.rows.enter(b, text, self._entered)
+            self._entered += 1
+        self._calls.enter(stands_B)
 
 
 def _next_call(rows: Rows, cached_B: Ids, running_B: Bools, drafting: Drafting) -> Call:
@@ -126,26 +181,97 @@ def _next_call(rows: Rows, cached_B: Ids, running_B: Bools, drafting: Drafting) 
     return Call(cached_B, clean_B * running_B, rows.drafted_B * running_B, next_B * running_B)
 
 
-class _Sampler:
-    """Examines drafts and draws new ones; keeps the hidden states that the latest came from."""
+class _Given(NamedTuple):
+    """What masks give: the model's own log-probabilities, and what is drawn from, unnormalised."""
 
-    def __init__(self, network: Network, rule: Rule) -> None:
+    log_probs_MV: Tensor
+    weights_MV: Tensor
+
+    def pick(self, tokens_M1: Tensor) -> _Chosen:
+        """These tokens, and how likely they were."""
+        probs_M1 = self.weights_MV.gather(-1, tokens_M1) / self.weights_MV.sum(-1, keepdim=True)
+        log_probs_M1 = self.log_probs_MV.gather(-1, tokens_M1)
+        return _Chosen(tokens_M1[:, 0], probs_M1[:, 0], log_probs_M1[:, 0])
+
+    @property
+    def probs_MV(self) -> Tensor:
+        """What is drawn from, normalised."""
+        return self.weights_MV / self.weights_MV.sum(-1, keepdim=True)
+
+
+class _Masks:
+    """Masks of one call by number; what they give is computed when it is asked for.
+
+    It stays where all of it may be in memory at once; else it is computed again.
+    """
+
+    def __init__(self, network: Network, rule: Rule, hidden_MD: Tensor, kinds_M: Tensor) -> None:
         self._network, self._rule = network, rule
-        self._hidden_BWD = torch.empty(0)
-        self._first_B: Ids = np.zeros(0, np.int64)
+        self._hidden_MD, self._kinds_M = hidden_MD, kinds_M
+        self._at_once = chunk_rows(network, hidden_MD)
+        self._all = self._read(slice(None)) if len(kinds_M) <= self._at_once else None
+
+    def at(self, numbers: slice | Tensor) -> _Given:
+        """What some of them give; not more than may be in memory at once."""
+        if self._all is None:
+            return self._read(numbers)
+        return _Given(*(x[numbers] for x in self._all))
+
+    def in_parts(self, choose: Callable[[slice], _Chosen], count: int) -> _Chosen:
+        """What is chosen from `count` of them, as many at once as may be in memory."""
+        parts = (slice(i, i + self._at_once) for i in range(0, count, self._at_once))
+        return _Chosen.joined([*map(choose, parts)])
+
+    def verify(self, tokens_M: Tensor) -> _Chosen:
+        """Given tokens as all masks find them, which see what is before them."""
+        return self.in_parts(lambda part: self.at(part).pick(tokens_M[part, None]), len(tokens_M))
+
+    def draw(self, uniforms_M: Tensor) -> _Chosen:
+        """A token from every mask."""
+
+        def drawn(part: slice) -> _Chosen:
+            given = self.at(part)
+            return given.pick(search(given.weights_MV, uniforms_M[part]))
+
+        return self.in_parts(drawn, len(uniforms_M))
+
+    def redraw(
+        self, numbers_R: Tensor, drafted: "_Masks", drafts_R: Tensor, uniforms_R: Tensor
+    ) -> _Chosen:
+        """Tokens from some of these masks instead of refused drafts, which came from others."""
+
+        def drawn(part: slice) -> _Chosen:
+            given = self.at(numbers_R[part])
+            left_RV = residual(given.probs_MV, drafted.at(drafts_R[part]).probs_MV)
+            return given.pick(search(left_RV, uniforms_R[part]))
+
+        return self.in_parts(drawn, len(numbers_R))
+
+    def _read(self, numbers: slice | Tensor) -> _Given:
+        log_probs_MV = self._network.logits(self._hidden_MD[numbers]).log_softmax(-1)
+        allowed_MV = self._rule.only_allowed(log_probs_MV, self._kinds_M[numbers])
+        return _Given(log_probs_MV, shape(allowed_MV, self._rule.draw))
+
+
+class _Sampler:
+    """Examines drafts and draws new ones; keeps the masks that the latest came from."""
+
+    def __init__(self, network: Network, rule: Rule, rows: int) -> None:
+        self._network, self._rule = network, rule
+        self._drafted: _Masks | None = None
+        self._first_B: Ids = np.zeros(rows, np.int64)
 
     def keep(self, kept: Ids) -> None:
         """Drop every row but these."""
-        self._hidden_BWD, self._first_B = self._hidden_BWD[kept], self._first_B[kept]
+        self._first_B = self._first_B[kept]
 
     def decide(self, rows: Rows, call: Call, hidden_BWD: Tensor) -> Ids:
         """Examine the drafts, then draw on; returns how many of each row were accepted."""
         first_B = call.clean_B - call.masks.start
         accepted_B = self._examine(rows, call, hidden_BWD, first_B)
-        refused_B = accepted_B < call.drafts_B
         rows.decided_B = rows.decided_B + accepted_B
+        refused_B = accepted_B < call.drafts_B
         rows.count(accepted_B, refused_B)
-        self._redraw(rows, np.flatnonzero(refused_B), hidden_BWD, first_B + accepted_B, accepted_B)
         next_B = call.next_B * ~refused_B
         self._draft(rows, next_B, hidden_BWD, first_B + call.drafts_B)
         rows.decided_B = rows.decided_B + (refused_B | (next_B > 0))
@@ -153,105 +279,72 @@ class _Sampler:
         return accepted_B
 
     def _examine(self, rows: Rows, call: Call, hidden_BWD: Tensor, first_B: Ids) -> Ids:
-        """How many drafts of each row are accepted before the first that is not."""
+        """How many drafts of each row are accepted before the first that is not.
+
+        Instead of that one another token is drawn.
+        """
         row_M, number_M = spread(call.drafts_B)
         if not len(row_M):
             return np.zeros_like(call.drafts_B)
         at = row_M, rows.decided_B[row_M] + number_M
-        tokens, q, uniforms, kinds = self._there(
-            rows.tokens_BL[at],
-            rows.probs_BL[at],
-            rows.uniforms_BL3[at][:, ACCEPT],
-            rows.kinds_BL[at],
+        tokens, q, uniforms = self._there(
+            rows.tokens_BL[at], rows.probs_BL[at], rows.uniforms_BL3[at][:, ACCEPT]
         )
-        found = self._verified(tokens, hidden_BWD[row_M, first_B[row_M] + number_M], kinds)
+        masks = self._masks(rows, at, hidden_BWD[row_M, first_B[row_M] + number_M])
+        found = masks.verify(tokens)
         rows.log_probs_BL[at] = found.log_probs.cpu().numpy()
         stopped_BK = np.ones((len(first_B), int(call.drafts_B.max()) + 1), np.bool_)
         stopped_BK[row_M, number_M] = ~accepted(found.probs, q, uniforms).cpu().numpy()
         accepted_B: Ids = stopped_BK.argmax(1)
+        self._redraw(rows, call, masks, accepted_B)
         return accepted_B
 
-    def _redraw(
-        self, rows: Rows, refused: Ids, hidden_BWD: Tensor, column_B: Ids, number_B: Ids
-    ) -> None:
-        """Draw tokens for refused drafts, number `number_B` of their rows, verified at a column."""
+    def _redraw(self, rows: Rows, call: Call, masks: _Masks, accepted_B: Ids) -> None:
+        """Draw tokens instead of refused drafts, which these masks verified."""
+        refused = np.flatnonzero(accepted_B < call.drafts_B)
         if not len(refused):
             return
-        at = refused, rows.decided_B[refused]
-        uniforms, kinds = self._there(rows.uniforms_BL3[at][:, RESIDUAL], rows.kinds_BL[at])
-        drafted = self._hidden_BWD[refused, (self._first_B + 1 + number_B)[refused]]
-        hidden = hidden_BWD[refused, column_B[refused]]
-        self._drawn(uniforms, hidden, kinds, drafted).put(rows, at)
+        at = refused, (rows.decided_B + accepted_B)[refused]
+        verified_R = (np.cumsum(call.drafts_B) - call.drafts_B + accepted_B)[refused]
+        drafts_R = (self._first_B + 1 + accepted_B)[refused]
+        verified, drafts, uniforms = self._there(
+            verified_R, drafts_R, rows.uniforms_BL3[at][:, RESIDUAL]
+        )
+        assert self._drafted
+        masks.redraw(verified, self._drafted, drafts, uniforms).put(rows, at)
 
     def _draft(self, rows: Rows, next_B: Ids, hidden_BWD: Tensor, first_B: Ids) -> None:
         """Draw new tokens from the masks from column `first_B` on: one is final, others drafts."""
-        self._hidden_BWD, self._first_B = hidden_BWD, first_B
         row_M, number_M = spread(next_B)
         if not len(row_M):
             return
         at = row_M, rows.decided_B[row_M] + number_M
-        uniforms, kinds = self._there(rows.uniforms_BL3[at][:, DRAW], rows.kinds_BL[at])
-        self._drawn(uniforms, hidden_BWD[row_M, first_B[row_M] + number_M], kinds).put(rows, at)
+        (uniforms,) = self._there(rows.uniforms_BL3[at][:, DRAW])
+        self._drafted = self._masks(rows, at, hidden_BWD[row_M, first_B[row_M] + number_M])
+        self._first_B = np.cumsum(next_B) - next_B
+        self._drafted.draw(uniforms).put(rows, at)
 
-    def _verified(self, tokens_M: Tensor, hidden_MD: Tensor, kinds_M: Tensor) -> _Chosen:
-        """Given tokens as masks that see what is before them find them."""
-        parts = self._parts(tokens_M, hidden_MD, kinds_M)
-        return _Chosen.joined(
-            _pick(tokens[:, None], *self._read(hidden, kinds)) for tokens, hidden, kinds in parts
-        )
-
-    def _drawn(
-        self,
-        uniforms_M: Tensor,
-        hidden_MD: Tensor,
-        kinds_M: Tensor,
-        refused_MD: Tensor | None = None,
-    ) -> _Chosen:
-        """Tokens drawn from masks; instead of refused drafts, which came from `refused_MD`."""
-        chosen, drafts = [], () if refused_MD is None else (refused_MD,)
-        for uniforms, hidden, kinds, *refused in self._parts(
-            uniforms_M, hidden_MD, kinds_M, *drafts
-        ):
-            log_probs_MV, probs_MV = self._read(hidden, kinds)
-            weights_MV = probs_MV
-            if refused:
-                weights_MV = residual(probs_MV, self._read(refused[0], kinds)[1])
-            chosen.append(_pick(search(weights_MV, uniforms), log_probs_MV, probs_MV))
-        return _Chosen.joined(chosen)
-
-    def _read(self, hidden_MD: Tensor, kinds_M: Tensor) -> tuple[Tensor, Tensor]:
-        """The model's own log-probabilities, and what tokens are drawn with, `[M, V]`."""
-        log_probs_MV = self._network.logits(hidden_MD).log_softmax(-1)
-        allowed_MV = self._rule.allowed_CV[kinds_M]
-        probs_MV = shape(log_probs_MV.masked_fill(~allowed_MV, -torch.inf), self._rule.draw)
-        return log_probs_MV, probs_MV / probs_MV.sum(-1, keepdim=True)
-
-    def _parts(self, *columns_M: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Columns cut so that a bounded number of logits is in memory at once."""
-        rows = chunk_rows(self._network, self._rule.allowed_CV)
-        return zip(*(torch.split(column, rows) for column in columns_M), strict=True)
+    def _masks(self, rows: Rows, at: tuple[Ids, Ids], hidden_MD: Tensor) -> _Masks:
+        (kinds,) = self._there(rows.kinds_BL[at])
+        return _Masks(self._network, self._rule, hidden_MD, kinds)
 
     def _there(self, *arrays: NDArray[np.generic]) -> Iterator[Tensor]:
-        device = self._rule.allowed_CV.device
+        device = self._network.vocab_embed.embedding.device
         return (torch.from_numpy(array).to(device) for array in arrays)
 
 
-def _pick(tokens_M1: Tensor, log_probs_MV: Tensor, probs_MV: Tensor) -> _Chosen:
-    probs, log_probs = (x.gather(-1, tokens_M1)[:, 0] for x in (probs_MV, log_probs_MV))
-    return _Chosen(tokens_M1[:, 0], probs, log_probs)
-
-
-def _steps(index: int, rows: Rows, before_B: Ids, examined: Examined) -> Iterator[Step]:
-    """One `Step` for each number of tokens that rows decided at once, and for each phase."""
+def _steps(rows: Rows, before_B: Ids, examined: Examined) -> Iterator[Step]:
+    """One `Step` for rows that decided equally many tokens, in as many calls and the same phase."""
     count_B, late_B = rows.decided_B - before_B, before_B >= rows.late_B
-    for many, late in sorted({*zip(count_B.tolist(), late_B.tolist(), strict=True)}):
+    alike_B3 = np.stack([rows.calls_B, count_B, late_B], 1)
+    for call, many, late in sorted({*map(tuple, alike_B3.tolist())}):
         if many:
-            those = np.flatnonzero((count_B == many) & (late_B == late))
+            those = np.flatnonzero((alike_B3 == (call, many, late)).all(1))
             at = those[:, None], before_B[those, None] + np.arange(many)
             columns = (rows.order_BL[at], rows.tokens_BL[at], rows.log_probs_BL[at])
             yield Step(
-                index,
-                late,
+                call,
+                bool(late),
                 rows.rows[those],
                 *map(torch.from_numpy, columns),
                 examined=examined.of(those),

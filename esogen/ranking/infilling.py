@@ -43,7 +43,7 @@ from esogen.generate.fill import (
     prefilled_cache,
 )
 from esogen.generate.fill import start as start_canvas
-from esogen.generate.lossless import lossless
+from esogen.generate.lossless import Lossless
 from esogen.generate.plan import Plan, ScheduleSettings, make_plan
 from esogen.generate.streams import token_uniforms
 from esogen.generate.template import BLANK, Layout, Tokens, layouts
@@ -196,15 +196,8 @@ class Shown:
         """Run the whole batch, yielding what was decided of the rows that are shown."""
         for step in self._batch.steps():
             shown = np.flatnonzero(step.rows < len(self.indices))
-            if len(shown) == len(step.rows):
-                yield step
-            elif len(shown):
-                index = torch.from_numpy(shown).to(step.tokens_BK.device)
-                columns = (step.positions_BK, step.tokens_BK, step.log_probs_BK)
-                rows = step.rows[shown]
-                tensors = (x[index] for x in columns)
-                examined = step.examined and step.examined.of(shown)
-                yield Step(step.index, step.sequential, rows, *tensors, examined=examined)
+            if len(shown):
+                yield step.of(shown)
 
 
 class InfillBatch:
@@ -264,7 +257,8 @@ class InfillBatch:
             cache = prefilled_cache(network, rows, canvas, places)
             given_B = np.array([row.plan.given for row in rows])
             calls = CachedDrafts(network, cache, given_B, self._engine.kernels)
-        return lossless(network, calls, self._rows, self.rule(), drafting)
+        run = Lossless(network, calls, self._rows, self.rule(), drafting)
+        return run.steps(range(len(rows)))
 
     def drafts(self) -> NDArray[np.int64] | None:
         """Drafts to be verified, `[B, L]` by position, else -1; None if nothing is drafted."""

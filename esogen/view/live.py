@@ -216,7 +216,7 @@ class _Canvas:
             [step.index for step in steps],
             [len(step.rows) * width for step, width in zip(steps, widths, strict=True)],
         )
-        self.step = steps[-1].index
+        self.step = max(self.step, *(step.index for step in steps))
 
     def frames(self, since: int) -> list[Frame]:
         """Every text as it stands now."""
@@ -243,5 +243,6 @@ class _Canvas:
 
     def _calls_for(self, tokens: int) -> int:
         """Calls in which so many tokens of a text will be decided, at the pace until now."""
-        decided = np.count_nonzero(self._steps_BL != GIVEN) / len(self._steps_BL)
-        return round(tokens * (self.step + 1) / decided) if decided else tokens
+        decided = np.count_nonzero(self._steps_BL != GIVEN)
+        calls = int((self._steps_BL.max(1) + 1).sum())
+        return round(tokens * calls / decided) if decided else tokens
