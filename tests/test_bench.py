@@ -125,7 +125,7 @@ def test_forward_only_is_the_same_run_without_drawing(monkeypatch: pytest.Monkey
     assert row.forward_seconds is not None
     assert sum(drawn) == 3 * row.tokens  # once unmeasured, twice measured; never without drawing
     record = row.record()
-    assert row.seconds.low - row.forward_seconds.low > 0.5 * pause * row.nfe
+    assert row.seconds.low >= pause * row.nfe
     assert record["drawing_share"] == pytest.approx(
         1 - row.forward_seconds.median / row.seconds.median
     )
