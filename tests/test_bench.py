@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from esogen.bench import floor, plot
+from esogen.bench import floor, gpu, plot
 from esogen.bench.cases import SIZES, Case, Grid, Setup, sized
 from esogen.bench.gauges import Stopwatch, held_memory
 from esogen.bench.machine import commit
@@ -577,3 +577,86 @@ def test_a_gpu_is_measured() -> None:
     for row in done.rows:
         assert 0 < row["step_seconds"] * row["nfe"] < 2 * row["seconds"]
         assert row["peak_bytes"] >= weight_bytes(tiny().network) // 2
+
+
+# All that takes a GPU
+
+
+def figures_of(found: Mapping[str, Any]) -> dict[str, tuple[float, bool]]:
+    return {figure.name: (figure.ratio, figure.met) for figure in gpu.targets(found)}
+
+
+def test_targets_are_judged_by_what_was_measured() -> None:
+    rows = [
+        {
+            "steps": steps,
+            "batch_size": rows,
+            "floor_share": 0.5,
+            "seconds": 2.0,
+            "seconds_low": 1.0,
+            "seconds_high": 4.0,
+            "drawing_share": 0.2 if rows == 1 else 0.1,
+            "peak_share": None if steps == 16 else 1.1,
+            "first_run_seconds": 3.0,
+            "second_run_seconds": 2.0,
+        }
+        for steps in (16, 1024)
+        for rows in (1, 512)
+    ]
+    plain = {"steps": 16, "first_run_seconds": 3.0, "second_run_seconds": 1.0}
+    latency = [
+        {"table": "latency", "length": length, "name": name, "ratio": ratio}
+        for length in (2048, 8192)
+        for name, ratio in (("esolm-b", 1.0), ("mdlm", 30.0), ("bd3lm 16", 0.95), ("ar", 0.8))
+    ]
+    found = figures_of(
+        {"steps": {"rows": rows}, "unrecorded": {"rows": [plain]}, "paper": {"rows": latency}}
+    )
+    assert found == {
+        "drawing / whole, 16 steps, batch 1": (0.2, False),
+        "drawing / whole, 16 steps, batch 512": (0.1, True),
+        "of the bandwidth floor, 1024 steps, batch 1": (0.5, True),
+        "drawing / whole, 1024 steps, batch 1": (0.2, False),
+        "peak memory / (weights + cache + a chunk), 1024 steps, batch 1": (1.1, True),
+        "of the bandwidth floor, 1024 steps, batch 512": (0.5, False),
+        "drawing / whole, 1024 steps, batch 512": (0.1, True),
+        "peak memory / (weights + cache + a chunk), 1024 steps, batch 512": (1.1, True),
+        "first run / unrecorded, 16 steps, batch 1": (1.0, True),
+        "second run / unrecorded, 16 steps, batch 1": (2.0, False),
+        "mdlm / esolm-b, NFE = L = 8192, batch 1": (30.0, True),
+        "bd3lm 16 / esolm-b, NFE = L = 8192, batch 1": (0.95, True),
+        "ar / esolm-b, NFE = L = 8192, batch 1": (0.8, False),
+    }
+
+
+def test_where_a_command_fails_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = {
+        "doctor": ["esogen", "bench", "--size", "huge"],
+        "steps": ["json.tool", "--json-lines", "--no-indent", str(tmp_path / "steps.jsonl")],
+    }
+    (tmp_path / "steps.jsonl").write_text('{"rows": [{"steps": 1, "batch_size": 1}]}\n')
+    monkeypatch.setattr(gpu, "commands", lambda *where, tiny: commands)
+    monkeypatch.setattr(gpu, "targets", lambda found: iter(()))
+    monkeypatch.setattr("sys.argv", ["gpu", "-o", str(tmp_path)])
+    with pytest.raises(SystemExit, match="True"):
+        gpu.main()
+    written = capsys.readouterr()
+    document = json.loads(written.out.splitlines()[-1])
+    assert document["failed"] == ["doctor"]
+    assert document["steps"] == {"rows": [{"steps": 1, "batch_size": 1}]}
+    assert f"doctor failed; {tmp_path / 'doctor.txt'} has what it said" in written.err
+
+
+@pytest.mark.slow
+def test_all_that_takes_a_gpu_runs_at_sizes_that_mean_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["gpu", "-o", str(tmp_path), "--device", "cpu", "--tiny"])
+    with pytest.raises(SystemExit, match="False"):
+        gpu.main()
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document["failed"] == []
+    assert len(document["figures"]) == 19
+    assert (tmp_path / "families.svg").stat().st_size > 0

@@ -19,13 +19,14 @@ def main() -> None:
     )
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
     parser.add_argument("--rows", type=int, default=16, help="samples compared per setting")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     words = parser.parse_args()
-    oracle = load(words.model, device="cpu", dtype="fp32")
+    oracle = load(words.model, device=words.device, dtype="fp32")
     found = {}
     print("| candidate | draws | different | edge | unexplained | log-probability |")
     print("|---|---:|---:|---:|---:|---:|")
     for dtype in ("fp32", "bf16", "fp16"):
-        candidate = load(words.model, device="cpu", dtype=dtype)
+        candidate = load(words.model, device=words.device, dtype=dtype)
         for name, side in (("against uncached fp32", _oracle), ("row by row", _row_by_row)):
             total = sum(
                 (side(oracle, candidate, words.rows, *setting) for setting in SETTINGS),

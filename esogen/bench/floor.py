@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from esogen.bench.gauges import Spread, Stopwatch
+from esogen.generate.denoise import chunk_rows
 from esogen.generate.plan import Plan
 from esogen.model.config import ModelConfig
 from esogen.model.network import Network
@@ -31,6 +32,16 @@ def bytes_moved(network: Network, plan: Plan, *, cached: bool) -> int:
     config, rows = network.config, len(plan.order_BL)
     token = 2 * config.n_blocks * config.hidden_size * embedding.itemsize
     return weights + rows * token * int(standing(config, plan).sum())
+
+
+def bytes_needed(network: Network, plan: Plan, *, cached: bool) -> int:
+    """Bytes of the weights, of the cache and of the largest chunk of logits of a run of `plan`."""
+    config, like = network.config, network.vocab_embed.embedding
+    rows, length = plan.order_BL.shape
+    drawn = min(rows * int(plan.counts_S.max(initial=0)), chunk_rows(network, like))
+    places = rows * length if cached and config.family != "mdlm" else 0
+    cache = 2 * config.n_blocks * places * config.hidden_size * like.itemsize
+    return int(weight_bytes(network) + cache + 4 * drawn * config.vocab_size)
 
 
 def standing(config: ModelConfig, plan: Plan) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from esogen.bench.cases import Case, Setup
-from esogen.bench.floor import bytes_moved, copy_bandwidth
+from esogen.bench.floor import bytes_moved, bytes_needed, copy_bandwidth
 from esogen.bench.gauges import Spread, Stopwatch, held_memory, wait_for
 from esogen.bench.profile import Part, profiled
 from esogen.bench.subject import Subject, open_subject, whole_plan
@@ -32,7 +32,8 @@ class Row:
     `nfe`: calls of a whole run, `timed_steps`: how many of them were made, whose time stands for
     all; `tokens`: what a whole run decides, in all rows. Times are in seconds of a whole run, as
     the clock on the wall counts; `step_seconds` are median and 95th percentile of single steps.
-    `floor_seconds`: what moving the bytes that must move takes.
+    `needed_bytes`: of weights, cache and a chunk of logits. `floor_seconds`: what moving the bytes
+    that must move takes.
     """
 
     case: Case
@@ -43,6 +44,7 @@ class Row:
     forward_seconds: Spread | None
     step_seconds: tuple[float, float]
     peak_bytes: int | None
+    needed_bytes: int
     floor_seconds: float
     one_shot: tuple[float, float] | None = None
     profile: Sequence[Part] | None = None
@@ -66,6 +68,7 @@ class Row:
             "step_seconds": self.step_seconds[0],
             "step_seconds_95th": self.step_seconds[1],
             "peak_bytes": self.peak_bytes,
+            "peak_share": self.peak_bytes and self.peak_bytes / self.needed_bytes,
             "floor_share": self.floor_seconds / self.seconds.median,
             "first_run_seconds": first,
             "second_run_seconds": second,
@@ -150,7 +153,8 @@ class Bench:
         whole = whole_plan(subject.network.config, case)
         longer = whole.nfe / plan.nfe
         steps = np.concatenate([run.steps for run in wholes])
-        moved = bytes_moved(subject.network, whole, cached=case.kv_cache is not False)
+        cached = case.kv_cache is not False
+        moved = bytes_moved(subject.network, whole, cached=cached)
         return Row(
             case,
             whole.nfe,
@@ -160,6 +164,7 @@ class Bench:
             Spread.of([run.stretched(longer) for run in forwards]) if forwards else None,
             (float(np.median(steps)), float(np.percentile(steps, 95))),
             peak.bytes,
+            bytes_needed(subject.network, plan, cached=cached),
             moved / self.bandwidth,
             self._one_shot(case, place) if self._setup.one_shot else None,
             profiled(subject, case) if self._setup.profile else None,

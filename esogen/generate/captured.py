@@ -11,7 +11,7 @@ Shapes: B rows still running, L tokens of a call, D model width.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -130,11 +130,12 @@ class Through:
         kernels: Kernels = SDPA,
         ahead: Sequence[int] | None = None,
     ) -> None:
-        self.cache, self._network, self._kernel = cache, network, kernels.step
-        self._record = None if kernels.step is None else CudaGraphs(cache.device)
+        self.cache, self._network = cache, network
+        self._new: Callable[..., _Recorded] | None = None
+        if kernels.step:
+            self._new = partial(_Recorded, network, cache, kernels.step, CudaGraphs(cache.device))
         self._ahead, self._made = ahead, 0
-        self._recorded: dict[tuple[int, bool], _Recorded] | None = None
-        self._met: dict[bool, list[int]] = {False: [], True: []}
+        self._begin()
 
     def __call__(
         self,
@@ -159,31 +160,27 @@ class Through:
     def keep(self, kept: NDArray[np.int64]) -> None:
         """Drop every row but these; what was recorded had more of them."""
         self.cache.keep(kept)
-        self._recorded = None
-        self._met = {False: [], True: []}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is recorded; judged is what is to come, if it is known."""
+        self._most = MOST_TOKENS // max(1, len(self.cache.lengths_B))
+        self._recorded: dict[tuple[int, bool], _Recorded] = {}
+        self._met: dict[bool, list[int]] = {False: [], True: []}
+        coming = () if self._ahead is None else self._ahead[self._made :]
+        self._add((each for each in coming if each <= self._most), LEAST_CALLS, told=False)
 
     def _recording(self, width: int, *, told: bool) -> "_Recorded | None":
         """The recorded call that this one is to be, if any."""
-        if self._kernel is None or width > self._most:
-            return None
-        if self._recorded is None:
-            self._recorded = {}
-            coming = () if self._ahead is None else self._ahead[self._made :]
-            self._add((each for each in coming if each <= self._most), LEAST_CALLS, told=False)
         found = self._fitting(width, told=told)
-        if found is None and self._ahead is None:
+        if found is None and self._ahead is None and width <= self._most:
             self._met[told].append(width)
             self._add(self._met[told], UNFORESEEN, told=told)
             found = self._fitting(width, told=told)
         return found
 
-    @property
-    def _most(self) -> int:
-        return MOST_TOKENS // len(self.cache.lengths_B)
-
     def _fitting(self, width: int, *, told: bool) -> "_Recorded | None":
         """The narrowest recorded call that one of this width can be padded to."""
-        assert self._recorded is not None
         room = self.cache.capacity - int(self.cache.lengths_B.max())
         fitting = [
             each
@@ -194,13 +191,10 @@ class Through:
 
     def _add(self, widths: Iterable[int], least: int, *, told: bool) -> None:
         """Have calls recorded that serve at least so many calls of these widths each."""
-        assert self._recorded is not None
-        assert self._kernel is not None
-        assert self._record is not None
+        if self._new is None:
+            return
         for width in worth_recording(widths, least):
-            self._recorded[width, told] = _Recorded(
-                self._network, self.cache, self._kernel, self._record, width, told=told
-            )
+            self._recorded[width, told] = self._new(width, told=told)
             self._met[told] = [each for each in self._met[told] if not _serves(width, each)]
 
 
