@@ -566,13 +566,13 @@ class LanguageModel:
         if batch_size is not None:
             _check_counts(batch_size=batch_size)
 
-        drafted: _Drafted | None = None
+        drafted: Lossless | None = None
 
         def driven(samples: Sequence[int]) -> Batch:
             nonlocal drafted
             if settings.drafting and not drafted:
                 rest = range(samples[0], first + n)
-                drafted = _Drafted(self, given, settings, rest, len(samples))
+                drafted = _lossless(self, given, settings, rest, len(samples))
             batch = Batch(self, given, settings, range(samples[0], samples[-1] + 1), drafted)
             try:
                 if drive:
@@ -632,7 +632,7 @@ class Batch:
         given: NDArray[np.int64],
         settings: SampleSettings,
         samples: range,
-        drafted: "_Drafted | None" = None,
+        drafted: Lossless | None = None,
     ) -> None:
         self.indices, self.settings = samples, settings
         self._model, self._drafted = model, drafted
@@ -667,7 +667,7 @@ class Batch:
         if self._drafted is None:
             return None
         drafts_BL = np.full(self.plan.order_BL.shape, UNDECIDED, np.int64)
-        self._drafted.show(self.indices, drafts_BL)
+        self._drafted.rows.show_drafts(drafts_BL, self.indices.start)
         return drafts_BL
 
     def samples(self) -> Iterator[Sample]:
@@ -741,55 +741,37 @@ class Batch:
         )
 
 
-class _Drafted:
-    """Samples whose drafts are verified, in so many places: those of all batches of a run."""
+def _lossless(
+    model: LanguageModel,
+    given: NDArray[np.int64],
+    settings: SampleSettings,
+    samples: range,
+    places: int,
+) -> Lossless:
+    """A run that makes these samples, all batches of them, in so many places."""
+    network, drafting = model.checkpoint.network, settings.drafting
+    assert drafting
+    texts = _texts(model, given, settings, samples)
+    rows = start_texts([*islice(texts, places)], samples.start)
+    calls = draft_calls_for(
+        network, rows, drafting, cached=settings.kv_cache, kernels=model.kernels
+    )
+    end = None if settings.raw else model.checkpoint.tokenizer.end_of_text
+    rule = Rule(settings.draw)
+    return Lossless(network, calls, rows, rule, drafting, waiting=texts, end_of_text=end)
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        given: NDArray[np.int64],
-        settings: SampleSettings,
-        samples: range,
-        places: int,
-    ) -> None:
-        self._model, self._given, self._settings = model, given, settings
-        self._samples, self._places = samples, places
 
-    def steps(self, samples: range) -> Iterator[Step]:
-        """What calls decide of these samples; the first one is row 0."""
-        yield from self._run.steps(self._numbers(samples))
-
-    def show(self, samples: range, drafts_BL: NDArray[np.int64]) -> None:
-        """Put the drafts of these samples that are to be verified onto a canvas, by position."""
-        self._run.rows.show_drafts(drafts_BL, self._numbers(samples).start)
-
-    def _numbers(self, samples: range) -> range:
-        return range(samples.start - self._samples.start, samples.stop - self._samples.start)
-
-    @cached_property
-    def _run(self) -> Lossless:
-        model, settings = self._model, self._settings
-        network, drafting = model.checkpoint.network, settings.drafting
-        assert drafting
-        texts = self._texts()
-        rows = start_texts([*islice(texts, self._places)])
-        calls = draft_calls_for(
-            network, rows, drafting, cached=settings.kv_cache, kernels=model.kernels
+def _texts(
+    model: LanguageModel, given: NDArray[np.int64], settings: SampleSettings, samples: range
+) -> Iterator[Text]:
+    ids_L = np.zeros(settings.length, np.int64)
+    ids_L[: len(given)] = given
+    for sample in samples:
+        plan = _plan(model, len(given), settings, range(sample, sample + 1))
+        uniforms_L3 = token_uniforms(settings.seed, sample, settings.length)
+        yield Text(
+            ids_L, np.zeros_like(ids_L), plan.order_BL[0], plan.given, plan.late, uniforms_L3
         )
-        end = None if settings.raw else model.checkpoint.tokenizer.end_of_text
-        rule = Rule(settings.draw)
-        return Lossless(network, calls, rows, rule, drafting, waiting=texts, end_of_text=end)
-
-    def _texts(self) -> Iterator[Text]:
-        settings, given = self._settings, self._given
-        ids_L = np.zeros(settings.length, np.int64)
-        ids_L[: len(given)] = given
-        for sample in self._samples:
-            plan = _plan(self._model, len(given), settings, range(sample, sample + 1))
-            uniforms_L3 = token_uniforms(settings.seed, sample, settings.length)
-            yield Text(
-                ids_L, np.zeros_like(ids_L), plan.order_BL[0], plan.given, plan.late, uniforms_L3
-            )
 
 
 def _plan(model: LanguageModel, given: int, settings: SampleSettings, samples: range) -> Plan:

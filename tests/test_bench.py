@@ -24,6 +24,7 @@ from esogen.bench.machine import commit
 from esogen.bench.measure import Bench, NoRoom, Row
 from esogen.bench.paper import points
 from esogen.bench.subject import Subject, open_subject, random_network, whole_plan
+from esogen.bench.two_samples import p_value
 from esogen.checkpoint.config_file import CardDefaults
 from esogen.cli import main
 from esogen.generate.denoise import Calls, Progress, denoise
@@ -172,6 +173,26 @@ def test_what_stands_is_what_the_cache_holds_before_each_call(family: Family, be
     for _ in denoise(network, watched, plan, begin(network, plan, range(2)), DrawSettings()):
         pass
     assert seen == [[stands] * 2 for stands in floor.standing(config, plan).tolist()]
+
+
+def test_sets_of_one_law_are_told_from_sets_of_another() -> None:
+    """Against the statistic summed stretch by stretch; laws differ in tokens, or in pairs only."""
+    chance = np.random.default_rng(0)
+    first, second = chance.integers(0, 7, (2, 40, 30))
+    shuffled = chance.permuted(np.concatenate([first, second]), axis=0)
+    assert p_value(first, second, 1) > 0.01
+    assert p_value(shuffled[:40], shuffled[40:], 2) > 0.01
+    assert p_value(np.minimum(first, 5), second, 1) < 0.001
+    ascending = np.sort(first.reshape(40, 10, 3), -1).reshape(40, 30)
+    assert p_value(ascending, first, 1) > 0.5
+    assert p_value(ascending, first, 2) < 0.001
+
+
+def test_as_far_apart_as_chance_would_have_them_is_counted() -> None:
+    """Four texts of one token each can be parted in six ways, two of them as far as these are."""
+    first, second = np.array([[0], [0]]), np.array([[1], [1]])
+    assert p_value(first, second, 1) == pytest.approx(2 / 6, abs=0.02)
+    assert p_value(first, first, 1) == 1.0
 
 
 def test_the_share_of_the_floor_is_bytes_over_bandwidth_over_time() -> None:

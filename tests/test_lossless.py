@@ -18,6 +18,7 @@ from torch import Tensor
 from esogen.checkpoint.folder import Checkpoint
 from esogen.checkpoint.weights import build
 from esogen.cli import main
+from esogen.generate import drafting as drafting_module
 from esogen.generate import lossless as lossless_module
 from esogen.generate.denoise import Step
 from esogen.generate.draft_calls import CachedDrafts, Call, Calls, UncachedDrafts, calls_for
@@ -479,6 +480,26 @@ def test_the_costs_that_are_measured_say_how_many_are_drafted(network: Network) 
     found = measured(network, 2, LONG)
     assert found.costs[0] == 1.0
     assert found.most == 2 ** (len(found.costs) - 1)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "costs"),
+    [
+        ((2.0, 2.2, 2.5, 3.0, 4.0), (1.0, 1.1, 1.25, 1.5, 2.0)),
+        ((2.0, 3.0, 5.2, 1.0, 1.0), (1.0, 1.5)),
+        ((2.0, 3.8, 1.0, 1.0, 1.0), (1.0,)),
+    ],
+    ids=str,
+)
+def test_what_a_call_drafts_ends_where_its_cost_is_nearly_twice_that_of_half_as_many(
+    network: Network,
+    monkeypatch: pytest.MonkeyPatch,
+    milliseconds: tuple[float, ...],
+    costs: tuple[float, ...],
+) -> None:
+    taken = iter(milliseconds)
+    monkeypatch.setattr(drafting_module, "_quickest", lambda *_: next(taken))
+    assert measured(network, 2, LONG).costs == costs
 
 
 @pytest.fixture

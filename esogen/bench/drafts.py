@@ -2,7 +2,8 @@
 
 Three parts. `speed`: calls and seconds, beside one token per step and beside plain parallel steps
 at as many calls, in turn. `acceptance`: how many drafts stand, by how many are drafted, by order
-and by third of the text. `quality`: calls against how likely texts are, left to right.
+and by third of the text. `quality`: calls against how likely texts are, left to right, and whether
+tokens and pairs of neighbours have the law of one token per step.
 """
 
 import argparse
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 
 from esogen.bench import plot as pictures
 from esogen.bench.machine import machine
+from esogen.bench.two_samples import p_value
 from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.resolve import DEFAULT_MODEL
-from esogen.language_model import Batch, LanguageModel, load
-from esogen.likelihood import log_probs
+from esogen.language_model import Batch, LanguageModel, SampleSettings, load
+from esogen.likelihood import Ids, log_probs
 
 ONE_BY_ONE = {"steps": 2**31 - 1}
 """So many steps that no two tokens share one."""
@@ -34,6 +36,9 @@ ORDERS: Mapping[str, tuple[Schedule, float]] = {
 }
 DRAFTED = (2, 4, 8, 16)
 STEPS = (8, 16, 32, 64, 128)
+ACCEPTANCE_TEXTS = 16
+AT_ONCE = 64
+"""Texts of a batch where quality is measured."""
 THIRDS = 3
 
 Row = dict[str, Any]
@@ -51,8 +56,12 @@ class Bench:
 
     def batch(self, rows: int, order: str = "random", seed: int = 0, **how: Any) -> Batch:
         """Some texts over their whole length, not made yet; `how` is steps or draft."""
+        settings = self._settings(rows, order, seed, **how)
+        return next(self.lm.batches("", settings, n=rows, batch_size=rows))
+
+    def _settings(self, rows: int, order: str, seed: int, **how: Any) -> SampleSettings:
         schedule, alpha_0 = ORDERS[order]
-        settings = self.lm.settings(
+        return self.lm.settings(
             length=self.length,
             schedule=schedule,
             alpha_0=alpha_0,
@@ -61,7 +70,6 @@ class Bench:
             rows=rows,
             **how,
         )
-        return next(self.lm.batches("", settings, n=rows, batch_size=rows))
 
     def speed(self, batches: Sequence[int]) -> Iterator[Row]:
         """Calls per token, and how much longer one token per step takes; each in turn."""
@@ -93,7 +101,7 @@ class Bench:
         """Share of drafts that stood, of all and by third of the text, and calls per token."""
         for order in ORDERS:
             for k in DRAFTED:
-                trace = _driven(self.batch(self.samples, order, draft=k)).trace()
+                trace = _driven(self.batch(ACCEPTANCE_TEXTS, order, draft=k)).trace()
                 rounds = np.concatenate(trace.rounds)
                 ended = np.concatenate([_decided_before(x) for x in trace.rounds])
                 third = np.minimum(ended * THIRDS // self.length, THIRDS - 1)
@@ -107,22 +115,36 @@ class Bench:
                 }
 
     def quality(self) -> Iterator[Row]:
-        """Nats per token, left to right, of texts made in so many calls: parallel, and drafted."""
+        """How texts that were made in so many calls compare with those of one token per step.
+
+        By nats per token, left to right and exact, and by `two_samples` with texts of another seed.
+        """
         ways: list[tuple[str, Mapping[str, Any]]] = [
-            *(("parallel", {"steps": steps}) for steps in STEPS),
-            *(("drafted", {"draft": k}) for k in DRAFTED),
             ("one token per step", ONE_BY_ONE),
+            *(("drafted", {"draft": k}) for k in DRAFTED[1:3]),
+            *(("parallel", {"steps": steps}) for steps in STEPS),
         ]
+        wanted, _ = self._texts(seed=1, **ONE_BY_ONE)
         for name, how in ways:
-            trace = _driven(self.batch(self.samples, **how)).trace()
-            found = log_probs(self.lm.checkpoint.network, list(trace.tokens_BL))
+            made, calls = self._texts(seed=0, **how)
+            found = log_probs(self.lm.checkpoint.network, list(made))
             nats = [-float(row.mean()) for row in found]
             yield {
                 "way": name,
-                "calls": round(float(trace.nfe_B.mean()), 1),
+                "calls": round(calls, 1),
                 "nats per token": round(statistics.mean(nats), 3),
                 "error": round(statistics.stdev(nats) / len(nats) ** 0.5, 3),
+                "p of tokens": round(p_value(made, wanted, 1), 4),
+                "p of pairs": round(p_value(made, wanted, 2), 4),
             }
+
+    def _texts(self, seed: int, **how: Any) -> tuple[Ids, float]:
+        """Tokens of many texts, and calls of one."""
+        settings = self._settings(AT_ONCE, "random", seed, **how)
+        batches = self.lm.batches("", settings, n=self.samples, batch_size=AT_ONCE)
+        traces = [_driven(batch).trace() for batch in batches]
+        calls = np.concatenate([trace.nfe_B for trace in traces])
+        return np.concatenate([trace.tokens_BL for trace in traces]), float(calls.mean())
 
 
 def _driven(batch: Batch) -> Batch:
@@ -173,7 +195,7 @@ def main() -> None:
     parser.add_argument("-L", "--length", type=int, default=256, help="tokens of a text")
     parser.add_argument("--rounds", type=int, default=10, help="runs of each way, in turn")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64], help="for speed")
-    parser.add_argument("-n", "--samples", type=int, default=64, help="for the other parts")
+    parser.add_argument("-n", "--samples", type=int, default=256, help="texts for quality")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--plot", type=Path, help="draw the quality into this .svg or .png")

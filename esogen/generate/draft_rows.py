@@ -129,11 +129,11 @@ class Rows:
         return done_B
 
 
-def start(texts: Sequence[Text]) -> Rows:
-    """Texts before their first call, numbered as they come."""
+def start(texts: Sequence[Text], first: int = 0) -> Rows:
+    """Texts before their first call, numbered from `first` on."""
     rows = Rows.places(len(texts), max(len(text.ids_L) for text in texts))
-    for number, text in enumerate(texts):
-        rows.enter(number, text, number)
+    for b, text in enumerate(texts):
+        rows.enter(b, text, first + b)
     return rows
 
 

@@ -111,7 +111,7 @@ class Lossless:
         self.rows = rows
         self._calls, self._drafting, self._end_of_text = calls, drafting, end_of_text
         self._sampler = _Sampler(network, rule, len(rows.rows))
-        self._waiting, self._entered = iter(waiting), len(rows.rows)
+        self._waiting, self._next = iter(waiting), int(rows.rows[-1]) + 1
         self._held: list[Step] = []
         self._replace()
 
@@ -139,7 +139,7 @@ class Lossless:
 
     @property
     def _first_undone(self) -> int:
-        return int(self.rows.rows[self._running_B].min(initial=self._entered))
+        return int(self.rows.rows[self._running_B].min(initial=self._next))
 
     @torch.inference_mode()
     def _call(self) -> list[Step]:
@@ -168,8 +168,8 @@ class Lossless:
     def _enter(self, places: Ids, texts: Sequence[Text]) -> None:
         stands_B = self._calls.cached_B.copy()
         for b, text in zip(places, texts, strict=True):
-            stands_B[b] = self.rows.enter(b, text, self._entered)
-            self._entered += 1
+            stands_B[b] = self.rows.enter(b, text, self._next)
+            self._next += 1
         self._calls.enter(stands_B)
 
 
