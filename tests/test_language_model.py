@@ -148,3 +148,12 @@ def test_logits_that_are_no_numbers_are_an_error_and_not_a_text(
     save_checkpoint(tmp_path / "broken", Card(tiny_config), tensors, tiny_tokenizer, torch.float32)
     with pytest.raises(NumericalError, match="logits that are not finite"):
         list(load(str(tmp_path / "broken")).sample(seed=0))
+
+
+def test_a_gpu_without_bfloat16_is_told(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what stands for such a GPU."""
+    told: list[str] = []
+    monkeypatch.setattr("esogen.language_model.choose_dtype", lambda *asked: torch.float16)
+    for word in ("auto", "fp16"):
+        load(str(tiny_folder), device="cpu", dtype=word, told=told.append)
+    assert told == ["dtype is fp16, for this GPU has no bfloat16"]
