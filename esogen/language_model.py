@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.folder import Checkpoint, open_checkpoint
 from esogen.checkpoint.memory import Room, rows_that_fit
-from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
+from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype, narrowed
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.generate.denoise import Calls, Progress, Step, denoise, start
@@ -75,11 +75,13 @@ def load(
     downloaded if the cache lacks it.
 
     `device` is auto, cpu, cuda or cuda:N; `dtype` auto, bf16, fp16 or fp32; `attention` auto,
-    triton, xformers or sdpa. `told` is told why `auto` is not the GPU that is there. Raises
+    triton, xformers or sdpa. `told` is told why `auto` is not what is usual. Raises
     `EsogenError` naming what was wanted, what was found and what to do.
     """
     place = choose_device(device, told)
     precision = choose_dtype(dtype, place)
+    if note := narrowed(dtype, precision):
+        told(note)
     asked = None if attention == "auto" else choose_attention(attention, place, precision)
     return LanguageModel(open_checkpoint(model, device=place, dtype=precision), place, asked)
 

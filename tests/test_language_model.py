@@ -135,6 +135,15 @@ def test_a_value_out_of_range_is_named(
         list(lm.sample(**wrong))  # type: ignore[arg-type]
 
 
+def test_a_gpu_without_bfloat16_is_told(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what stands for such a GPU."""
+    told: list[str] = []
+    monkeypatch.setattr("esogen.language_model.choose_dtype", lambda *asked: torch.float16)
+    for word in ("auto", "fp16"):
+        load(str(tiny_folder), device="cpu", dtype=word, told=told.append)
+    assert told == ["dtype is fp16, for this GPU has no bfloat16"]
+
+
 def test_a_prompt_longer_than_the_length_is_refused(lm: LanguageModel) -> None:
     with pytest.raises(UsageError, match=r"the prompt has \d+ tokens and the length is 4"):
         list(lm.sample("Once upon a time there was a little cat", length=4))

@@ -17,7 +17,7 @@ from esogen.bench.gauges import Spread, Stopwatch, held_memory, wait_for
 from esogen.bench.profile import Part, profiled
 from esogen.bench.subject import Subject, open_subject, whole_plan
 from esogen.checkpoint.memory import out_of_memory
-from esogen.checkpoint.placement import choose_device
+from esogen.checkpoint.placement import choose_device, choose_dtype, narrowed
 from esogen.errors import EsogenError
 from esogen.generate.plan import Plan
 from esogen.model.packed import weight_bytes
@@ -104,6 +104,8 @@ class Bench:
         self._setup, self._tell, self._told = setup, tell, told
         self._notes: set[str] = set()
         self.device = choose_device(setup.device, told)
+        if note := narrowed(setup.dtype, choose_dtype(setup.dtype, self.device)):
+            told(note)
         tell("measuring how fast the device copies ...")
         try:
             self.bandwidth = copy_bandwidth(self.device)

@@ -182,6 +182,13 @@ def peak_flops(device: torch.device) -> float | None:
     return PEAKS.get(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
+def narrowed(word: str, dtype: torch.dtype) -> str | None:
+    """What is to be told where `auto` is not the precision that GPUs usually have."""
+    if word == "auto" and dtype == torch.float16:
+        return "dtype is fp16, for this GPU has no bfloat16"
+    return None
+
+
 def _natural_dtype(device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return quickest(_seconds_on_cpu())
