@@ -80,7 +80,7 @@ def load(
     """
     place = choose_device(device, told)
     precision = choose_dtype(dtype, place)
-    if note := narrowed(dtype, precision):
+    if note := narrowed(dtype, precision, place):
         told(note)
     asked = None if attention == "auto" else choose_attention(attention, place, precision)
     return LanguageModel(open_checkpoint(model, device=place, dtype=precision), place, asked)

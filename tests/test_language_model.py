@@ -9,6 +9,7 @@ import torch
 import esogen
 from esogen.checkpoint.config_file import Card
 from esogen.checkpoint.folder import save_checkpoint
+from esogen.checkpoint.placement import narrowed
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import NumericalError, UsageError
 from esogen.language_model import LanguageModel, Sample, load
@@ -135,13 +136,15 @@ def test_a_value_out_of_range_is_named(
         list(lm.sample(**wrong))  # type: ignore[arg-type]
 
 
-def test_a_gpu_without_bfloat16_is_told(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what stands for such a GPU."""
-    told: list[str] = []
-    monkeypatch.setattr("esogen.language_model.choose_dtype", lambda *asked: torch.float16)
-    for word in ("auto", "fp16"):
-        load(str(tiny_folder), device="cpu", dtype=word, told=told.append)
-    assert told == ["dtype is fp16, for this GPU has no bfloat16"]
+def test_a_gpu_without_bfloat16_is_told_of_and_a_cpu_is_not() -> None:
+    gpu, cpu, half = torch.device("cuda"), torch.device("cpu"), torch.float16
+    assert narrowed("auto", half, gpu) == "dtype is fp16, for this GPU has no bfloat16"
+    untold = (
+        ("auto", half, torch.device("cpu")),
+        ("fp16", half, gpu),
+        ("auto", torch.bfloat16, gpu),
+    )
+    assert not any(narrowed(*each) for each in untold)
 
 
 def test_a_prompt_longer_than_the_length_is_refused(lm: LanguageModel) -> None:

@@ -104,7 +104,7 @@ class Bench:
         self._setup, self._tell, self._told = setup, tell, told
         self._notes: set[str] = set()
         self.device = choose_device(setup.device, told)
-        if note := narrowed(setup.dtype, choose_dtype(setup.dtype, self.device)):
+        if note := narrowed(setup.dtype, choose_dtype(setup.dtype, self.device), self.device):
             told(note)
         tell("measuring how fast the device copies ...")
         try:

@@ -182,9 +182,9 @@ def peak_flops(device: torch.device) -> float | None:
     return PEAKS.get(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
-def narrowed(word: str, dtype: torch.dtype) -> str | None:
+def narrowed(word: str, dtype: torch.dtype, device: torch.device) -> str | None:
     """What is to be told where `auto` is not the precision that GPUs usually have."""
-    if word == "auto" and dtype == torch.float16:
+    if (word, dtype, device.type) == ("auto", torch.float16, "cuda"):
         return "dtype is fp16, for this GPU has no bfloat16"
     return None
 
