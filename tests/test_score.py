@@ -389,6 +389,21 @@ def test_a_run_that_was_interrupted_goes_on_where_it_stopped(
     assert esogen(*said).stdout == output.read_text()
 
 
+def test_what_was_finished_before_an_interrupt_is_in_the_file(
+    esogen: Esogen, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.jsonl"
+    said = ("--lines", lines, "--format", "jsonl", "--batch-size", "1", "-o", str(output))
+    monkeypatch.setattr("esogen.scoring.score.CALLS_SORTED", 0)
+    for calls, kept in ((0, "nothing was kept"), (1, f"kept 1 texts in {output}")):
+        monkeypatch.setattr(Meter, "read", interrupt_after(calls))
+        result = esogen(*said)
+        assert result.code == 130
+        assert kept in result.stderr
+        assert output.exists() == bool(calls)
+    assert len(output.read_text().splitlines()) == 1
+
+
 def check_alike(lines: str, wanted: str) -> None:
     """The same texts with the same figures, as far as batches leave them alone."""
     for one, other in zip(lines.splitlines(), wanted.splitlines(), strict=True):

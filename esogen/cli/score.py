@@ -92,7 +92,8 @@ def score(
         heat.check(alone=ranks.world == 1, one_by_one=not (compare or rank or lines or state))
         run = load_run(job, ranks, console)
         with journal_at(state, run) as journal:
-            execute(run, out, heat, journal, console)
+            made = execute(run, out, heat, journal, console)
+    made.tell()
 
 
 def _sources(
