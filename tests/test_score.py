@@ -404,6 +404,27 @@ def test_what_was_finished_before_an_interrupt_is_in_the_file(
     assert len(output.read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize("flag", ["--output", "--html", "--svg"])
+def test_a_text_is_not_written_over_by_its_own_figures(
+    esogen: Esogen, lines: str, flag: str, tmp_path: Path
+) -> None:
+    before = Path(lines).read_bytes()
+    assert "give it a file of its own" in problem(esogen(lines, flag, lines), 2)
+    assert Path(lines).read_bytes() == before
+    taken = str(tmp_path / "taken")
+    if flag != "--output":
+        assert f"{flag} is" in problem(esogen(lines, "-o", taken, flag, taken), 2)
+
+
+def test_a_picture_that_cannot_be_written_is_told_before_anything_is_scored(
+    esogen: Esogen, lines: str, tmp_path: Path
+) -> None:
+    for flag in ("--html", "--svg"):
+        result = esogen(lines, flag, str(tmp_path / "nowhere" / "heat"))
+        assert f"choose another place with {flag}" in problem(result, 1)
+        assert result.stdout == ""
+
+
 def check_alike(lines: str, wanted: str) -> None:
     """The same texts with the same figures, as far as batches leave them alone."""
     for one, other in zip(lines.splitlines(), wanted.splitlines(), strict=True):
