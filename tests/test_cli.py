@@ -318,6 +318,7 @@ WRONG_VALUES = [
     (("--length", "0"), "--length is 0", "--length 1?"),
     (("--length", "65"), "--length is 65", "this model takes 1 to 64 tokens"),
     (("--alpha-0", "50"), "--alpha-0 is 50; it must be a number from 0 to 1", "--alpha-0 0.5?"),
+    (("--alpha-0", "1.5"), "--alpha-0 is 1.5", "did you mean --alpha-0 1?"),
     (("--alpha-0", "-1"), "--alpha-0 is -1", "--alpha-0 0?"),
     (("--alpha-0", "0,5"), "--alpha-0 is '0,5'", "--alpha-0 0.5?"),
     (("--alpha-0", "nan"), "--alpha-0 is nan", "from 0 to 1"),
