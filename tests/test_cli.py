@@ -426,6 +426,16 @@ def test_a_closed_pipe_ends_quietly(format_: str, monkeypatch: pytest.MonkeyPatc
     assert messages.getvalue() == ""
 
 
+@pytest.mark.parametrize("words", ["--help", "sample --help", "models list", "doctor"])
+def test_who_reads_help_or_a_table_may_have_enough(words: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    call = [sys.executable, "-m", "esogen", *words.split()]
+    done = subprocess.run(call, check=False, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_an_unknown_model_is_told_the_names_there_are(esogen: Esogen) -> None:
     line = problem(esogen("sample", "-m", "storie"), code=1)
     assert "'storie' is neither a built-in model nor a folder" in line
