@@ -522,6 +522,7 @@ def test_several_processes_share_the_texts_and_the_first_writes(
             2,
             "--bound nelbo is of a whole",
         ),
+        (("--text", "a b", "--bound", "nelbo", "--orders", "9"), b"", 2, "takes --time-samples"),
         (("--text", "a b", "--orders", "3", "--by", "rank"), b"", 2, "are for one order"),
         (("--text", "The cat", "--by", "gain", "--order", "random"), b"", 2, "gain is told from"),
         (("--text", "The cat", "--against", "nothing"), b"", 1, "nothing"),

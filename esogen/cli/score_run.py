@@ -59,6 +59,10 @@ class Job:
                 "--bound nelbo is of a whole text and says nothing of its words; leave --top and"
                 " --by out, or ask for --bound exact"
             )
+        if bound == "nelbo" and (orders or 1) > 1:
+            raise UsageError(
+                "--orders is of --bound exact; a NELBO takes --time-samples: leave --orders out"
+            )
         if (orders or 1) > 1 and (shown.top or shown.by == "rank"):
             raise UsageError("--top and --by rank are for one order; leave --orders out")
 
