@@ -318,6 +318,7 @@ WRONG_VALUES = [
     (("--length", "0"), "--length is 0", "--length 1?"),
     (("--length", "65"), "--length is 65", "this model takes 1 to 64 tokens"),
     (("--alpha-0", "50"), "--alpha-0 is 50; it must be a number from 0 to 1", "--alpha-0 0.5?"),
+    (("--alpha-0", "1.5"), "--alpha-0 is 1.5", "did you mean --alpha-0 1?"),
     (("--alpha-0", "-1"), "--alpha-0 is -1", "--alpha-0 0?"),
     (("--alpha-0", "0,5"), "--alpha-0 is '0,5'", "--alpha-0 0.5?"),
     (("--alpha-0", "nan"), "--alpha-0 is nan", "from 0 to 1"),
@@ -423,6 +424,16 @@ def test_a_closed_pipe_ends_quietly(format_: str, monkeypatch: pytest.MonkeyPatc
         patch.setattr(sys, "stderr", messages)
         assert main(("sample", "Once", *FEW, "--format", format_)) == 0
     assert messages.getvalue() == ""
+
+
+@pytest.mark.parametrize("words", ["--help", "sample --help", "models list", "doctor"])
+def test_who_reads_help_or_a_table_may_have_enough(words: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    call = [sys.executable, "-m", "esogen", *words.split()]
+    done = subprocess.run(call, check=False, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_an_unknown_model_is_told_the_names_there_are(esogen: Esogen) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import esogen
 from esogen.cli.app import COMMANDS, whole_command
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 HEAD = "# Commands\n\nWhat each command says of itself. A test holds this page to it.\n"
 
 WORD = re.compile(r"[\w-]+")
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#]+)")
 
 
@@ -65,6 +67,15 @@ def test_the_page_of_commands_is_what_they_say() -> None:
 def test_links_lead_somewhere(path: Path) -> None:
     for target in LINK.findall(path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/scoring.md"])
+def test_the_python_of_a_page_runs_as_it_stands(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = PYTHON.findall(text)
+    assert blocks
+    for block in blocks:
+        exec(block, {"esogen": esogen})
 
 
 def test_every_page_of_the_docs_is_linked_from_the_readme() -> None:

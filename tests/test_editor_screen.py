@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
+from prompt_toolkit.utils import get_cwidth
 
 from esogen.checkpoint.folder import Checkpoint
 from esogen.editor.commands import Commands, Stopped
-from esogen.editor.screen import Screen
+from esogen.editor.screen import EDITING_KEYS, TYPING_KEYS, Screen, folded
 from esogen.editor.session import Session
 from esogen.language_model import LanguageModel
 
@@ -60,6 +62,17 @@ def typist(tiny_checkpoint: Checkpoint, tmp_path: Path) -> Typist:
 
 def shown(typist: Typist) -> str:
     return "".join(item.text for item in typist.screen.items())
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("keys", [TYPING_KEYS, EDITING_KEYS])
+def test_every_key_can_be_read_however_narrow_the_terminal(keys: str, columns: int) -> None:
+    lines = folded(keys, columns).splitlines()
+    assert " · ".join(lines) == keys
+    assert max(map(get_cwidth, lines)) <= columns
+    assert all(
+        get_cwidth(f"{line} · {after.split(' · ')[0]}") > columns for line, after in pairwise(lines)
+    )
 
 
 def test_a_typed_template_is_filled_and_accepted(typist: Typist) -> None:

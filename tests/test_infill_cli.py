@@ -158,6 +158,7 @@ def test_the_line_after_a_run_gives_the_same_text_again(
         (("[MASK]", "--jsonl"), "--jsonl reads its templates from stdin"),
         (("--revise", "30", "x"), "--revise is '30'; it must be a share such as 30% or 0.3; did"),
         (("--revise", "0%", "x"), "it must be a share"),
+        (("--revise", "200%", "x"), "it must be a share such as 30% or 0.3\n"),
         (("[MASK]", "--orders", "0"), "--orders is 0"),
         (("[MASK]", "-f", "x"), "exclude each other"),
         (("--starts-with", "The cat", "-L", "1"), "make --length at least"),

@@ -389,6 +389,42 @@ def test_a_run_that_was_interrupted_goes_on_where_it_stopped(
     assert esogen(*said).stdout == output.read_text()
 
 
+def test_what_was_finished_before_an_interrupt_is_in_the_file(
+    esogen: Esogen, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.jsonl"
+    said = ("--lines", lines, "--format", "jsonl", "--batch-size", "1", "-o", str(output))
+    monkeypatch.setattr("esogen.scoring.score.CALLS_SORTED", 0)
+    for calls, kept in ((0, "nothing was kept"), (1, f"kept 1 texts in {output}")):
+        monkeypatch.setattr(Meter, "read", interrupt_after(calls))
+        result = esogen(*said)
+        assert result.code == 130
+        assert kept in result.stderr
+        assert output.exists() == bool(calls)
+    assert len(output.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("flag", ["--output", "--html", "--svg"])
+def test_a_text_is_not_written_over_by_its_own_figures(
+    esogen: Esogen, lines: str, flag: str, tmp_path: Path
+) -> None:
+    before = Path(lines).read_bytes()
+    assert "give it a file of its own" in problem(esogen(lines, flag, lines), 2)
+    assert Path(lines).read_bytes() == before
+    taken = str(tmp_path / "taken")
+    if flag != "--output":
+        assert f"{flag} is" in problem(esogen(lines, "-o", taken, flag, taken), 2)
+
+
+def test_a_picture_that_cannot_be_written_is_told_before_anything_is_scored(
+    esogen: Esogen, lines: str, tmp_path: Path
+) -> None:
+    for flag in ("--html", "--svg"):
+        result = esogen(lines, flag, str(tmp_path / "nowhere" / "heat"))
+        assert f"choose another place with {flag}" in problem(result, 1)
+        assert result.stdout == ""
+
+
 def check_alike(lines: str, wanted: str) -> None:
     """The same texts with the same figures, as far as batches leave them alone."""
     for one, other in zip(lines.splitlines(), wanted.splitlines(), strict=True):
@@ -486,6 +522,7 @@ def test_several_processes_share_the_texts_and_the_first_writes(
             2,
             "--bound nelbo is of a whole",
         ),
+        (("--text", "a b", "--bound", "nelbo", "--orders", "9"), b"", 2, "takes --time-samples"),
         (("--text", "a b", "--orders", "3", "--by", "rank"), b"", 2, "are for one order"),
         (("--text", "The cat", "--by", "gain", "--order", "random"), b"", 2, "gain is told from"),
         (("--text", "The cat", "--against", "nothing"), b"", 1, "nothing"),

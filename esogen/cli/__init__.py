@@ -34,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _DONE
+    except SystemExit:  # Rich's and Typer's for a closed pipe, and of a completion that is done
+        if _COMPLETION in os.environ:
+            raise
+        code = _DONE
     except (Exception, KeyboardInterrupt) as error:
         code = _report(error)
     _let_go_of_stdout()

@@ -24,7 +24,9 @@ def share(flag: str) -> Callable[[str | float], float]:
         except ValueError:
             number = math.nan
         if not 0 < number <= 1:
-            near = f"; did you mean {flag} {text}%?" if 1 < number <= 100 else ""
+            near = (
+                f"; did you mean {flag} {text}%?" if 1 < number <= 100 and "%" not in text else ""
+            )
             raise UsageError(f"{flag} is {text!r}; it must be a share such as 30% or 0.3{near}")
         return number
 

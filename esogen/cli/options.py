@@ -154,7 +154,7 @@ def _nearest_whole(value: str, least: int) -> str | None:
 
 def _nearest_real(number: float, fits: Fits) -> str | None:
     """A share given in percent as a share, else the nearest round number."""
-    guesses = (number / 100, 1.0) if number > 1 else (0.0, 1.0)
+    guesses = (number / 100, 1.0) if number > 2 else (1.0,) if number > 1 else (0.0, 1.0)
     return next((f"{guess:g}" for guess in guesses if fits(guess)), None)
 
 

@@ -29,10 +29,11 @@ Fields = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An open file or stdout; `name` is what messages call it."""
+    """An open file or stdout; `name` is what messages call it, `flag` what named it."""
 
     file: BinaryIO
     name: str
+    flag: str = "--output"
 
     def write(self, text: str) -> None:
         """Hand `text` over at once, as UTF-8; a terminal gets it `visible`, all else as it is."""
@@ -41,16 +42,17 @@ class Output:
     def write_painted(self, text: str) -> None:
         """Hand over, as it is, what is `visible` already, and may hold colours of our own."""
         rest = memoryview(text.encode())
-        with _naming(self.name):
+        with _naming(self.name, self.flag):
             while rest:
                 rest = rest[self.file.write(rest) :]
             self.file.flush()
 
 
 @contextmanager
-def opened(path: Path | None) -> Iterator[Output]:
+def opened(path: Path | None, flag: str = "--output") -> Iterator[Output]:
     """Open stdout (None or `-`) or a file, which appears whole when the block ends well.
 
+    `flag` is where the file was named.
     A device or a named pipe is written to as it stands. Raises `EsogenError` when it cannot be.
     """
     if path is None or path == STDOUT:
@@ -59,9 +61,9 @@ def opened(path: Path | None) -> Iterator[Output]:
         yield Output(sys.stdout.buffer, "stdout")
         return
     with ExitStack() as stack:
-        with _naming(str(path)):
+        with _naming(str(path), flag):
             file = stack.enter_context(_open(path))
-        yield Output(file, str(path))
+        yield Output(file, str(path), flag)
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def _naming(name: str, flag: str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:  # whoever reads has enough
@@ -86,7 +88,7 @@ def _naming(name: str) -> Iterator[None]:
         hint = "free some space, or " if error.errno == errno.ENOSPC else ""
         raise EsogenError(
             f"{name} cannot be written: {error.strerror or error};"
-            f" {hint}choose another place with --output"
+            f" {hint}choose another place with {flag}"
         ) from error
 
 

@@ -1,12 +1,14 @@
 """`esogen score`: how likely texts are."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.cli import options
 from esogen.cli import score_options as own
-from esogen.cli.output import opened
+from esogen.cli.output import Output, opened
+from esogen.cli.prompt import STDIN
 from esogen.cli.score_heat import Heat, painted
 from esogen.cli.score_run import Job, Shown, execute, journal_at, load_run
 from esogen.cli.score_sources import Sources, read_orders
@@ -87,12 +89,37 @@ def score(
     job = Job(sources, shown, model, against, device, dtype, batch_size, settings)
     job.check(bound, orders)
     console = Console.stderr(quiet=quiet or not ranks.first, no_color=no_color)
-    with opened(output if ranks.first else Path("/dev/null")) as out:
-        heat = Heat(by, painted(out, heat_map, format, no_color=no_color), html, svg)
+    _check_places(files or [], ("--output", output), ("--html", html), ("--svg", svg))
+    with (
+        opened(output if ranks.first else Path("/dev/null")) as out,
+        _drawn(html, "--html") as page,
+        _drawn(svg, "--svg") as picture,
+    ):
+        heat = Heat(by, painted(out, heat_map, format, no_color=no_color), page, picture)
         heat.check(alone=ranks.world == 1, one_by_one=not (compare or rank or lines or state))
         run = load_run(job, ranks, console)
         with journal_at(state, run) as journal:
-            execute(run, out, heat, journal, console)
+            made = execute(run, out, heat, journal, console)
+    made.tell()
+
+
+def _check_places(files: list[Path], *places: tuple[str, Path | None]) -> None:
+    """Raise `UsageError` where a file is both scored and written, or written twice."""
+    taken = {path.resolve() for path in files}
+    for flag, path in places:
+        if path is None or str(path) == STDIN or (path.exists() and not path.is_file()):
+            continue
+        if path.resolve() in taken:
+            raise UsageError(
+                f"{flag} is {str(path)!r}, which is scored or written already;"
+                " give it a file of its own"
+            )
+        taken.add(path.resolve())
+
+
+def _drawn(path: Path | None, flag: str) -> AbstractContextManager[Output | None]:
+    """The file of a picture, opened before anything is scored, so that a bad place is told."""
+    return nullcontext() if path is None else opened(path, flag)
 
 
 def _sources(

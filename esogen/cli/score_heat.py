@@ -4,10 +4,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import log
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esogen.cli.output import Output, opened
+from esogen.cli.output import Output
 from esogen.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ class Heat:
 
     by: "By"
     painted: bool | None
-    html: Path | None
-    svg: Path | None
+    html: Output | None
+    svg: Output | None
     left_out: bool = False
     _pictures: "list[Picture]" = field(default_factory=list)
     _kind: str = ""
@@ -75,10 +74,9 @@ class Heat:
         from esogen.view import heatmap
 
         scale = heatmap.SCALES[self.by]
-        for path, draw in ((self.html, heatmap.html), (self.svg, heatmap.svg)):
-            if path:
-                with opened(path) as out:
-                    out.write_painted(draw(self._pictures, scale, self._kind))
+        for out, draw in ((self.html, heatmap.html), (self.svg, heatmap.svg)):
+            if out:
+                out.write_painted(draw(self._pictures, scale, self._kind))
 
 
 def painted(out: Output, asked: bool | None, format_: str, *, no_color: bool) -> bool | None:

@@ -59,6 +59,10 @@ class Job:
                 "--bound nelbo is of a whole text and says nothing of its words; leave --top and"
                 " --by out, or ask for --bound exact"
             )
+        if bound == "nelbo" and (orders or 1) > 1:
+            raise UsageError(
+                "--orders is of --bound exact; a NELBO takes --time-samples: leave --orders out"
+            )
         if (orders or 1) > 1 and (shown.top or shown.by == "rank"):
             raise UsageError("--top and --by rank are for one order; leave --orders out")
 
@@ -154,27 +158,34 @@ def journal_at(path: Path | None, run: Run) -> Iterator[Journal | None]:
         journal.close()
 
 
-def execute(run: Run, out: Output, heat: Heat, journal: Journal | None, console: Console) -> None:
-    """Score and write, each text as soon as it is finished; Ctrl-C keeps those."""
+def execute(
+    run: Run, out: Output, heat: Heat, journal: Journal | None, console: Console
+) -> "Execution":
+    """Score and write, each text as soon as it is finished; Ctrl-C keeps those.
+
+    What came of it has something to `tell` when all files are closed.
+    """
     lines = writer(run.job.shown.format, out, run.mine.fields, ranked=run.job.shown.rank)
-    made = _Execution(run, out, heat, journal, console, Meter(console, run.job.sources))
+    made = Execution(run, out, heat, journal, console, Meter(console, run.job.sources))
     try:
         for record in made.records():
             lines.write(record)
     except KeyboardInterrupt:
         made.interrupted = True
     console.clear()
+    if made.interrupted and not (made.texts or journal):
+        raise Interrupted("interrupted before a text was finished; nothing was kept")
     if made.skipped and not made.texts and run.ranks.world == 1:
         raise next(iter(made.skipped.values()))
     lines.finish()
     heat.finish()
     if len(made.compared) > 1 and run.job.shown.format == "text":
         out.write(comparison(made.compared))
-    made.tell()
+    return made
 
 
 @dataclass(slots=True, eq=False)
-class _Execution:
+class Execution:
     """A run on its way, and what came of it."""
 
     run: Run

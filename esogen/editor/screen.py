@@ -36,14 +36,15 @@ from esogen.errors import EsogenError
 from esogen.visible import visible
 
 TYPING_KEYS = (
-    "Ctrl-F fill · Ctrl-C leave\n"
-    "[MASK] one token · [MASK:8] eight · [MASK:2-8] a length to be found · ___ a short one"
+    "Ctrl-F fill · Ctrl-C leave"
+    " · [MASK] one token · [MASK:8] eight · [MASK:2-8] a length to be found · ___ a short one"
 )
 EDITING_KEYS = (
-    "←→ word · Tab blank · r reroll · R all · n/p candidate · l/L lock word/blank\n"
-    "v select · b make a blank · +/- length · B branch here · u undo · U redo\n"
-    "a alpha_0 · s steps · t temperature · e text · w write · Enter accept · q quit"
+    "←→ word · Tab blank · r reroll · R all · n/p candidate · l/L lock word/blank"
+    " · v select · b make a blank · +/- length · B branch here · u undo · U redo"
+    " · a alpha_0 · s steps · t temperature · e text · w write · Enter accept · q quit"
 )
+_BETWEEN = " · "
 STYLE = Style.from_dict(
     {
         "mask": "ansibrightblack",
@@ -111,9 +112,13 @@ class Screen:
         layout = HSplit(
             [
                 body,
-                Window(FormattedTextControl(self._status), height=1),
+                Window(
+                    FormattedTextControl(self._status), dont_extend_height=True, wrap_lines=True
+                ),
                 asking,
-                Window(FormattedTextControl(self._keys), height=3, style="class:keys"),
+                Window(
+                    FormattedTextControl(self._keys), dont_extend_height=True, style="class:keys"
+                ),
             ]
         )
         self._editing_window = text
@@ -192,7 +197,8 @@ class Screen:
         return [("class:message", visible(self.message) or told)]
 
     def _keys(self) -> str:
-        return TYPING_KEYS if self.typing else EDITING_KEYS
+        columns = get_app().output.get_size().columns
+        return folded(TYPING_KEYS if self.typing else EDITING_KEYS, columns)
 
     # What keys do
 
@@ -372,6 +378,19 @@ class Screen:
                 self.place = min(self.place, len(self.items()) - 1)
                 self._save("")
             app.invalidate()
+
+
+def folded(keys: str, columns: int) -> str:
+    """The keys in lines of so many columns, each key with what it does on one line."""
+    first, *others = keys.split(_BETWEEN)
+    lines = [first]
+    for key in others:
+        longer = f"{lines[-1]}{_BETWEEN}{key}"
+        if get_cwidth(longer) <= columns:
+            lines[-1] = longer
+        else:
+            lines.append(key)
+    return "\n".join(lines)
 
 
 def _one_more(steps: Iterator[object]) -> bool:
