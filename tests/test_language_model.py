@@ -139,11 +139,7 @@ def test_a_value_out_of_range_is_named(
 def test_a_gpu_without_bfloat16_is_told_of_and_a_cpu_is_not() -> None:
     gpu, cpu, half = torch.device("cuda"), torch.device("cpu"), torch.float16
     assert narrowed("auto", half, gpu) == "dtype is fp16, for this GPU has no bfloat16"
-    untold = (
-        ("auto", half, torch.device("cpu")),
-        ("fp16", half, gpu),
-        ("auto", torch.bfloat16, gpu),
-    )
+    untold = (("auto", half, cpu), ("fp16", half, gpu), ("auto", torch.bfloat16, gpu))
     assert not any(narrowed(*each) for each in untold)
 
 
