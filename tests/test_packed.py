@@ -17,10 +17,21 @@ from esogen.checkpoint.weights import build
 from esogen.errors import CheckpointError
 from esogen.model.attention import Dense
 from esogen.model.config import ModelConfig
+from esogen.model.network import Network
 from esogen.model.packed import PackedLinear, packs, weight_bytes
 
 CPU = torch.device("cpu")
 packing = pytest.mark.skipif(not packs(), reason="this torch has no FBGEMM, or not for this CPU")
+
+
+@pytest.fixture
+def both(tiny_config: ModelConfig, tiny_tensors: dict[str, Tensor]) -> tuple[Network, Network]:
+    """One network, its matrices packed in half precision and as they are."""
+    packed, plain = (
+        build(tiny_config, dict(tiny_tensors), folded=True, device=CPU, dtype=dtype)
+        for dtype in (torch.float16, torch.float32)
+    )
+    return packed, plain
 
 
 @packing
@@ -40,12 +51,9 @@ def test_a_packed_product_is_that_of_the_rounded_matrix_in_float32(
 
 @packing
 def test_a_network_in_float16_is_that_of_the_rounded_matrices_in_float32(
-    tiny_config: ModelConfig, tiny_tensors: dict[str, Tensor]
+    tiny_config: ModelConfig, both: tuple[Network, Network]
 ) -> None:
-    packed, plain = (
-        build(tiny_config, dict(tiny_tensors), folded=True, device=CPU, dtype=dtype)
-        for dtype in (torch.float16, torch.float32)
-    )
+    packed, plain = both
     ids = torch.arange(12).view(2, 6) % tiny_config.vocab_size
     positions, causal = torch.arange(6).expand(2, -1), Dense(causal=True)
     finer = plain(ids, positions, causal).log_softmax(-1)[..., : tiny_config.mask_id]
@@ -60,13 +68,8 @@ def test_a_network_in_float16_is_that_of_the_rounded_matrices_in_float32(
 
 
 @packing
-def test_a_packed_network_has_half_the_bytes_in_its_matrices(
-    tiny_config: ModelConfig, tiny_tensors: dict[str, Tensor]
-) -> None:
-    packed, plain = (
-        build(tiny_config, dict(tiny_tensors), folded=True, device=CPU, dtype=dtype)
-        for dtype in (torch.float16, torch.float32)
-    )
+def test_a_packed_network_has_half_the_bytes_in_its_matrices(both: tuple[Network, Network]) -> None:
+    packed, plain = both
     matrices = [m.weight.numel() for m in plain.modules() if isinstance(m, Linear)]
     assert weight_bytes(plain) - weight_bytes(packed) == 2 * sum(matrices)
 
