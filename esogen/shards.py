@@ -96,6 +96,8 @@ class Shard:
         self._file.truncate(ends[-1])
 
     def _unwritable(self, error: OSError) -> EsogenError:
+        if self.folder.exists() and not self.folder.is_dir():
+            return EsogenError(f"{self.folder} is no folder; choose another place for the texts")
         return EsogenError(
             f"{error.filename or self.path} cannot be written: {error.strerror or error};"
             " the same command goes on when it can"

@@ -75,6 +75,19 @@ def test_every_key_can_be_read_however_narrow_the_terminal(keys: str, columns: i
     )
 
 
+def test_ctrl_z_suspends_and_types_nothing(typist: Typist, monkeypatch: pytest.MonkeyPatch) -> None:
+    suspended: list[str] = []
+
+    def suspend(app: object) -> None:
+        suspended.append(typist.screen.template.text)
+
+    monkeypatch.setattr("esogen.editor.screen.Application.suspend_to_background", suspend)
+    with pytest.raises(Stopped):
+        typist.press("The", "\x1a", " cat", CTRL_C)
+    assert suspended == ["The"]
+    assert typist.screen.template.text == "The cat"
+
+
 def test_a_typed_template_is_filled_and_accepted(typist: Typist) -> None:
     accepted = typist.press(TEMPLATE, FILL, ENTER)
     assert accepted is not None

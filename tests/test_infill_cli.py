@@ -258,6 +258,21 @@ def test_what_was_left_is_resumed(infill: Infill, tmp_path: Path) -> None:
     assert "cat." in (tmp_path / "work.previous.json").read_text()
 
 
+@pytest.mark.parametrize("held", ["Dear diary,", '{"title": "a letter"}', "[]", None])
+def test_what_is_no_working_file_is_left_as_it_is(
+    infill: Infill, held: str | None, tmp_path: Path
+) -> None:
+    work = tmp_path / "mine.txt"
+    if held is None:
+        work.mkdir()
+    else:
+        work.write_text(held)
+    result = plain(infill, work, "The [MASK] cat.", commands="accept\n")
+    assert "is no working file of the editor, and is left as it is" in problem(result, 1)
+    assert [*tmp_path.iterdir()] == [work]
+    assert work.is_dir() if held is None else work.read_text() == held
+
+
 def test_a_wrong_command_in_a_script_is_told_and_the_rest_is_done(
     infill: Infill, tmp_path: Path
 ) -> None:

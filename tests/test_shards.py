@@ -314,7 +314,7 @@ def test_a_file_that_another_process_is_writing_is_left_alone(
 def test_a_place_that_cannot_be_a_folder_is_told(esogen: Esogen, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     line = problem(esogen(*SEEDED, "--output-dir", str(tmp_path / "file")), 1)
-    assert f"{tmp_path / 'file'} cannot be written: File exists" in line
+    assert f"{tmp_path / 'file'} is no folder; choose another place" in line
 
 
 def test_what_a_disk_does_not_take_is_told_and_made_again(tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_the_first_of_several_processes_says_what_is_wrong_for_all(
     assert process(1, *SEEDED) == Result(2, "", "")
     (tmp_path / "file").touch()
     alone = process(1, *SEEDED, "--output-dir", str(tmp_path / "file"))
-    assert "cannot be written" in problem(alone, 1)
+    assert "is no folder" in problem(alone, 1)
 
 
 def test_each_process_has_a_device_of_those_that_were_named() -> None:

@@ -64,8 +64,8 @@ def _at(
         value = work_file.read(desk.work, name)
         work_file.resume(value, session, desk.work)
         typed = str(value.get("typed", ""))
-    elif desk.work.exists():
-        desk.work.replace(desk.work.with_suffix(".previous" + desk.work.suffix))
+    else:
+        work_file.set_aside(desk.work)
 
     def save(unfilled: str) -> None:
         work_file.write(desk.work, session, name, typed=unfilled)

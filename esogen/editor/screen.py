@@ -214,6 +214,10 @@ class Screen:
                 event.app.exit(exception=Stopped())
             self._cancelled = True
 
+        @keys.add("c-z")
+        def _(event: KeyPressEvent) -> None:
+            event.app.suspend_to_background()
+
         @keys.add("c-f", filter=typing)
         def _(event: KeyPressEvent) -> None:
             self._fill(event)

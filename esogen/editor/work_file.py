@@ -47,13 +47,32 @@ def read(path: Path, model: str) -> Mapping[str, Any]:
         raise EsogenError(f"{path}: there is no working file to resume") from error
     except (ValueError, KeyError, TypeError) as error:
         raise EsogenError(
-            f"{path} is no working file ({error!r}); start without --resume"
+            f"{path} is no working file ({error!r}); name another with --work"
         ) from error
     if found != FORMAT:
         raise EsogenError(f"{path} has the format {found}; this esogen reads {FORMAT}")
     if written != model:
         raise EsogenError(f"{path} was made with the model {written}; give it with --model")
     return dict(value)
+
+
+def set_aside(path: Path) -> None:
+    """Move the working file of an earlier session, if there is one, to `NAME.previous.SUFFIX`.
+
+    Raises `EsogenError` for anything else that is there: it is somebody's, and stays as it is.
+    """
+    if not path.exists():
+        return
+    try:
+        ours = json.loads(path.read_text(encoding="utf-8")).keys() >= {"format", "model", "states"}
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if not ours:
+        raise EsogenError(
+            f"{path} is no working file of the editor, and is left as it is; name another with"
+            " --work"
+        )
+    path.replace(path.with_suffix(".previous" + path.suffix))
 
 
 def resume(value: Mapping[str, Any], session: Session, path: Path) -> None:
