@@ -1,7 +1,9 @@
 """Matrices in half precision on a CPU: what they give, when they are taken, when refused."""
 
+import json
 import math
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ from torch import Tensor
 from torch.nn import Linear
 from torch.nn import functional as F
 
+from esogen.checkpoint import cpu_precision
+from esogen.checkpoint.cpu_precision import quickest
 from esogen.checkpoint.folder import open_checkpoint
-from esogen.checkpoint.placement import choose_dtype, quickest
+from esogen.checkpoint.placement import choose_dtype
 from esogen.checkpoint.weights import build
 from esogen.errors import CheckpointError
 from esogen.model.attention import Dense
@@ -105,7 +109,59 @@ def test_a_coarser_precision_is_taken_where_it_is_clearly_quicker(
     assert quickest(seconds) == wanted
 
 
-def test_the_precision_of_a_cpu_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = choose_dtype("auto", CPU)
-    monkeypatch.setattr("esogen.checkpoint.placement.product", None)
-    assert choose_dtype("auto", CPU) == chosen
+class Machine:
+    """A CPU that takes so long in each precision, and counts how often it is asked."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.asked = {torch.float32: 1.0, torch.bfloat16: 9.0}, 0
+        self.seconds[torch.float16] = seconds
+
+    def __call__(self) -> dict[torch.dtype, float]:
+        self.asked += 1
+        return self.seconds
+
+
+@pytest.fixture
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Machine], str]]:
+    """What a process that is new finds `auto` to be on such a machine."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+
+    def run(machine: Machine) -> str:
+        monkeypatch.setattr(cpu_precision, "measured", machine)
+        cpu_precision.quickest_on_cpu.cache_clear()
+        return str(choose_dtype("auto", CPU))[6:]
+
+    yield run
+    cpu_precision.quickest_on_cpu.cache_clear()
+
+
+def test_what_was_measured_once_holds_for_every_run_on_the_machine(
+    found: Callable[[Machine], str],
+) -> None:
+    fast, slow = Machine(0.5), Machine(2.0)
+    assert [found(each) for each in (fast, slow, slow)] == ["float16"] * 3
+    assert (fast.asked, slow.asked) == (1, 0)
+
+
+@pytest.mark.parametrize("kept", ["", "[]", '{"machine": "another", "dtype": "float16"}'])
+def test_what_another_machine_or_nobody_wrote_is_measured_anew(
+    found: Callable[[Machine], str], tmp_path: Path, kept: str
+) -> None:
+    assert found(Machine(0.5)) == "float16"
+    (file,) = (tmp_path / "esogen").iterdir()
+    file.write_text(kept)
+    assert found(Machine(2.0)) == "float32"
+    assert json.loads(file.read_text())["dtype"] == "float32"
+
+
+def test_where_nothing_can_be_kept_it_is_measured_each_time(
+    found: Callable[[Machine], str], tmp_path: Path
+) -> None:
+    (tmp_path / "esogen").write_text("in the way")
+    assert [found(Machine(each)) for each in (0.5, 2.0)] == ["float16", "float32"]
+
+
+def test_a_product_is_timed_in_every_precision() -> None:
+    taken = cpu_precision.measured()
+    assert set(taken) == {torch.float32, torch.float16, torch.bfloat16}
+    assert all(0 < each < 1 for each in taken.values())

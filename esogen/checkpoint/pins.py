@@ -42,13 +42,18 @@ class Pin:
     files: Mapping[str, Remote]
 
 
-def pins_folder() -> Path:
-    """Where the pins are: in the user's data folder, by the custom of the system."""
+def data_folder() -> Path:
+    """Where what esogen keeps for a user is, by the custom of the system."""
     home = os.environ.get("XDG_DATA_HOME")
     if home:
-        return Path(home) / "esogen" / "pins"
+        return Path(home) / "esogen"
     custom = {"darwin": "~/Library/Application Support", "win32": "~/AppData/Local"}
-    return Path(custom.get(sys.platform, "~/.local/share")).expanduser() / "esogen" / "pins"
+    return Path(custom.get(sys.platform, "~/.local/share")).expanduser() / "esogen"
+
+
+def pins_folder() -> Path:
+    """Where the pins are."""
+    return data_folder() / "pins"
 
 
 def read_pin(name: str) -> Pin | None:

@@ -1,15 +1,13 @@
 """Which device and precision a network runs in, and which kernels compute its attention."""
 
-import math
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from functools import cache
 
 import torch
 from torch import Tensor
 
+from esogen.checkpoint.cpu_precision import quickest_on_cpu
 from esogen.errors import EsogenError, UsageError
 from esogen.model.attention import (
     SDPA,
@@ -22,8 +20,6 @@ from esogen.model.attention import (
 )
 from esogen.model.cache import step_by_torch
 from esogen.model.heads import Heads, Rotation
-from esogen.model.packed import product
-from esogen.model.threads import NARROW, threads_for
 
 DTYPES: Mapping[str, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -40,11 +36,6 @@ PEAKS: Mapping[str, float] = {
     "NVIDIA H200": 989e12,
 }
 """Dense bfloat16 operations a second that the makers state, by the name torch gives a GPU."""
-
-_FINE_TO_COARSE = (torch.float32, torch.float16, torch.bfloat16)
-_GAIN = 1.25
-"""How many times quicker a coarser precision must be for a CPU to take it: more than noise."""
-_ROWS, _ROUNDS = 2, 7
 
 _MEANT = {
     "gpu": "cuda",
@@ -191,37 +182,10 @@ def narrowed(word: str, dtype: torch.dtype, device: torch.device) -> str | None:
 
 def _natural_dtype(device: torch.device) -> torch.dtype:
     if device.type != "cuda":
-        return quickest(_seconds_on_cpu())
+        return quickest_on_cpu()
     with torch.cuda.device(device):
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float16
-
-
-def quickest(seconds: Mapping[torch.dtype, float]) -> torch.dtype:
-    """The finest precision, or a coarser one that is clearly quicker by what each took."""
-    chosen = torch.float32
-    for dtype in _FINE_TO_COARSE:
-        if _GAIN * seconds[dtype] < seconds[chosen]:
-            chosen = dtype
-    return chosen
-
-
-@cache
-def _seconds_on_cpu() -> Mapping[torch.dtype, float]:
-    """What a narrow product takes in each precision, at best: a few milliseconds in all.
-
-    The matrix is larger than what a core keeps to itself, as those of a network are together.
-    """
-    width = math.isqrt(NARROW // _ROWS)
-    products = {dtype: product(width, dtype, _ROWS) for dtype in _FINE_TO_COARSE}
-    taken = dict.fromkeys(products, math.inf)
-    with threads_for(torch.device("cpu"), NARROW), torch.inference_mode():
-        for _ in range(_ROUNDS):
-            for dtype, run in products.items():
-                began = time.perf_counter()
-                run()
-                taken[dtype] = min(taken[dtype], time.perf_counter() - began)
-    return taken
 
 
 def _unknown(name: str, word: str, wanted: str, words: Iterable[str]) -> str:
