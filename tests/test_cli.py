@@ -426,7 +426,7 @@ def test_a_closed_pipe_ends_quietly(format_: str, monkeypatch: pytest.MonkeyPatc
     assert messages.getvalue() == ""
 
 
-@pytest.mark.parametrize("words", ["--help", "sample --help", "models list", "doctor"])
+@pytest.mark.parametrize("words", ["--help", "sample --help", "models list"])
 def test_who_reads_help_or_a_table_may_have_enough(words: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
