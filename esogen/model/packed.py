@@ -48,9 +48,10 @@ def pack(network: Network, state: MutableMapping[str, Tensor]) -> None:
 
     Raises as `PackedLinear` does.
     """
-    for name, module in list(network.named_modules()):
-        wanted = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()]
-        if isinstance(module, nn.Linear) and all(each in state for each in wanted):
+    linears = [(n, each) for n, each in network.named_modules() if isinstance(each, nn.Linear)]
+    for name, linear in linears:
+        wanted = [f"{name}.{parameter}" for parameter, _ in linear.named_parameters()]
+        if all(each in state for each in wanted):
             network.set_submodule(name, PackedLinear(*map(state.pop, wanted)))
 
 
