@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch._C import DisableTorchFunctionSubclass
 from torch.nn import functional as F
 
 from esogen.model.network import Network
@@ -40,7 +41,10 @@ class PackedLinear(nn.Module):
         self.nbytes = 2 * weight_OI.numel() + (0 if bias_O is None else bias_O.nbytes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)  # type: ignore[no-any-return]
+        # torch would ask the packed matrix whether it overrides functions, and the answer is a C++
+        # exception, which takes as long to throw as a few rows take to multiply.
+        with DisableTorchFunctionSubclass():
+            return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)  # type: ignore[no-any-return]
 
 
 def pack(network: Network, state: MutableMapping[str, Tensor]) -> None:
