@@ -132,9 +132,10 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", rotary_frequencies(head_size))
 
     def forward(self, positions_BL: Tensor, dtype: torch.dtype) -> Rotation:
-        angle = positions_BL[..., None, None, None].float() * self.inv_freq.float()
-        cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
-        return Rotation(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
+        frequency = self.inv_freq.float()
+        signed = torch.cat([-frequency, frequency])  # which the cosine does not see
+        angle = positions_BL[..., None, None, None] * signed
+        return Rotation(angle.cos().to(dtype), angle.sin().to(dtype))
 
 
 def rotary_frequencies(head_size: int) -> Tensor:
