@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,8 +22,7 @@ from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.generate.denoise import Calls, Progress, Step, denoise, start
 from esogen.generate.draft_calls import calls_for as draft_calls_for
-from esogen.generate.draft_rows import Text
-from esogen.generate.draft_rows import start as start_texts
+from esogen.generate.draft_rows import Rows, Text
 from esogen.generate.drafting import Drafting, measured
 from esogen.generate.draw import Drawing, DrawSettings, choose_draw
 from esogen.generate.fill import Rule
@@ -572,7 +570,7 @@ class LanguageModel:
 
         def driven(samples: Sequence[int]) -> Batch:
             nonlocal drafted
-            if settings.drafting and not drafted:
+            if settings.drafting and settings.drafting.verifies and not drafted:
                 rest = range(samples[0], first + n)
                 drafted = _lossless(self, given, settings, rest, len(samples))
             batch = Batch(self, given, settings, range(samples[0], samples[-1] + 1), drafted)
@@ -754,7 +752,7 @@ def _lossless(
     network, drafting = model.checkpoint.network, settings.drafting
     assert drafting
     texts = _texts(model, given, settings, samples)
-    rows = start_texts([*islice(texts, places)], samples.start)
+    rows = Rows.places(places, settings.length, samples.start)
     calls = draft_calls_for(
         network, rows, drafting, cached=settings.kv_cache, kernels=model.kernels
     )

@@ -1,6 +1,7 @@
 """Blanks filled in batches of unequal rows: as each row alone, and ranked by an exact score."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from esogen.language_model import LanguageModel
 from esogen.likelihood import token_log_probs
 from esogen.model.attention import Attend
 from esogen.model.network import EVERYTHING, Network
-from esogen.ranking.infilling import Candidate, Infilling, InfillSettings
+from esogen.ranking.infilling import Candidate, InfillBatch, Infilling, InfillSettings
 from esogen.ranking.scores import Order, scores
 from tests.runs import behind_bos, plan_for, run
 
@@ -65,14 +66,14 @@ def anything(lm: LanguageModel) -> Rule:
 
 
 class Counting(Network):
-    """A network that counts the tokens it computes."""
+    """A network that counts its calls and the tokens they compute."""
 
-    computed = 0
+    computed, calls = 0, 0
 
     def hidden(
         self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, wanted: slice = EVERYTHING
     ) -> Tensor:
-        self.computed += ids_BL.numel()
+        self.computed, self.calls = self.computed + ids_BL.numel(), self.calls + 1
         return super().hidden(ids_BL, positions_BL, attend, wanted)
 
 
@@ -366,3 +367,40 @@ def test_drafted_fills_are_the_same_in_every_batch_and_take_fewer_calls(
         assert made.log_prob == pytest.approx(other.log_prob, abs=1e-3)
         assert made.nfe == len(made.rounds) < sum(step >= 0 for step in made.steps)
         assert sum(stood for _, stood in made.rounds) > 0
+
+
+def drafting_settings(lm: LanguageModel, *, cached: bool) -> InfillSettings:
+    drawn = lm.settings(seed=3, draft=5, kv_cache=cached)
+    return lm.infill_settings(drawn, n=3, max_combinations=2)
+
+
+@with_and_without_bos
+@pytest.mark.parametrize("cached", [True, False])
+def test_waiting_candidates_that_take_a_place_are_those_made_alone(
+    lm: LanguageModel, cached: bool
+) -> None:
+    """Prefixes come, go and come again; one is nearly as long as a text can be, one is empty."""
+    long = lm.checkpoint.tokenizer.decode([5] * (lm.checkpoint.config.model_length - 4))
+    texts = [*TEMPLATES, f"{long}[MASK:2]", *TEMPLATES[:2]]
+    tokens = [lm.read_template(each) for each in texts]
+    together = lm.infilling(drafting_settings(lm, cached=cached)).carry_out(tokens, 4)
+    settings = drafting_settings(lm, cached=True)
+    for each, found in zip(tokens, together, strict=True):
+        (alone,) = lm.infilling(settings).carry_out([each], 1)
+        for one, other in zip(found, alone, strict=True):
+            assert same(one, other)
+            assert (one.steps, one.rounds) == (other.steps, other.rounds)
+
+
+def test_places_that_are_taken_save_calls(lm: LanguageModel) -> None:
+    """A call of four places is one of four texts, not of the slowest in a batch of four."""
+    network, settings = counting(lm.checkpoint.network), drafting_settings(lm, cached=False)
+    infilling = Infilling(replace(lm.infilling(settings).engine, network=network), settings)
+    batches = infilling.batches([*map(lm.read_template, TEMPLATES)], 4, drive=drive)
+    made = [[each.nfe for each in batch.candidates()] for batch in batches]
+    assert network.calls < 0.9 * sum(map(max, made))
+
+
+def drive(batch: InfillBatch) -> None:
+    for _ in batch.steps():
+        pass

@@ -22,7 +22,7 @@ from esogen.generate import drafting as drafting_module
 from esogen.generate import lossless as lossless_module
 from esogen.generate.denoise import Step
 from esogen.generate.draft_calls import CachedDrafts, Call, Calls, UncachedDrafts, calls_for
-from esogen.generate.draft_rows import Rows, Text, start
+from esogen.generate.draft_rows import Rows, Text
 from esogen.generate.drafting import Drafting, measured
 from esogen.generate.draw import DrawSettings, shape
 from esogen.generate.fill import Rule
@@ -129,6 +129,14 @@ def text_of(order: Ids, given: int = 0, uniforms: NDArray[np.float64] | None = N
     if uniforms is None:
         uniforms = np.zeros((len(order), 3))
     return Text(nothing, nothing, order, given, len(order), uniforms)
+
+
+def start(texts: Sequence[Text]) -> Rows:
+    """These texts before their first call."""
+    rows = Rows.places(len(texts), max(len(text.ids_L) for text in texts))
+    for b, text in enumerate(texts):
+        rows.enter(b, text, b)
+    return rows
 
 
 def run(
@@ -322,7 +330,7 @@ class Counted(CachedDrafts):
 
     def __init__(self, network: Network, texts: int, drafting: Drafting) -> None:
         cache = KVCache(network.config, texts, drafting.places(LONG))
-        super().__init__(network, cache, np.zeros(texts, np.int64))
+        super().__init__(network, cache)
         self.made = 0
 
     def __call__(self, rows: Rows, call: Call) -> Tensor:
@@ -395,7 +403,7 @@ def test_after_every_call_the_cache_is_a_fresh_prefill_of_what_stands(network: N
     waiting = long_texts(RULES[2], range(3, 6))
     drafting = Drafting(6)
     cache = KVCache(network.config, 3, drafting.places(LONG))
-    calls = CachedDrafts(network, cache, np.zeros(3, np.int64))
+    calls = CachedDrafts(network, cache)
     begins = int(network.config.bos_id is not None)
     for _ in run(network, rows, drafting, NUCLEUS, calls=calls, waiting=waiting):
         refusals = max(refusals, int(rows.refused_B.sum()))

@@ -128,12 +128,15 @@ def test_a_text_that_does_not_fit_alone_is_one_error(tiny_checkpoint: Checkpoint
         list(small.sample(seed=0, batch_size=1))
 
 
-def test_fills_do_not_depend_on_how_many_fit(tiny_checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize("draft", [None, 3])
+def test_fills_do_not_depend_on_how_many_fit(
+    tiny_checkpoint: Checkpoint, draft: int | None
+) -> None:
     template = "The [MASK:2-4] sat on [MASK:3]."
-    plain = LanguageModel(tiny_checkpoint, CPU).infill(template, n=5, seed=1)
+    plain = LanguageModel(tiny_checkpoint, CPU).infill(template, n=5, seed=1, draft=draft)
     small = LanguageModel(with_room(tiny_checkpoint, 6), CPU)
     with pytest.warns(UserWarning, match="too little memory for .* candidates at once"):
-        found = small.infill(template, n=5, seed=1)
+        found = small.infill(template, n=5, seed=1, draft=draft)
     assert [c.text for c in found] == [c.text for c in plain]
 
 

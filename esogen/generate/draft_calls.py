@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esogen.generate.captured import Through
+from esogen.generate.captured import Cache, Through
 from esogen.generate.draft_rows import Bools, Rows
 from esogen.generate.drafting import Drafting
 from esogen.generate.fill import Ids
@@ -84,24 +84,20 @@ class Calls(Protocol):
         """Drop every row but these."""
         ...
 
-    def enter(self, stands_B: Ids) -> None:
-        """Other texts begin where fewer tokens of a row stand than are cached."""
+    def enter(self, rows: Rows, places: Ids, same: Ids) -> None:
+        """Other texts begin at these places of `rows`; of their given tokens so many stood there
+        before, in this order.
+        """
         ...
 
 
 class CachedDrafts:
-    """Feed what is new; all else is in the cache, in which `cached_B` given tokens may stand."""
+    """Feed what is new; all else is in the cache."""
 
-    def __init__(
-        self,
-        network: Network,
-        cache: KVCache | SharedPrefix,
-        cached_B: Ids,
-        kernels: Kernels = SDPA,
-    ) -> None:
+    def __init__(self, network: Network, cache: Cache, kernels: Kernels = SDPA) -> None:
         self._network, self._through = network, Through(network, cache, kernels)
-        self._cache, self.cached_B = cache, cached_B
-        self._begins = network.config.bos_id is not None and isinstance(cache, KVCache)
+        self._cache, self.cached_B = cache, np.zeros(len(cache.lengths_B), np.int64)
+        self._begins = network.config.bos_id is not None
 
     def __call__(self, rows: Rows, call: Call) -> Tensor:
         device = self._cache.device
@@ -123,11 +119,67 @@ class CachedDrafts:
         self._through.keep(kept)
         self.cached_B = self.cached_B[kept]
 
-    def enter(self, stands_B: Ids) -> None:
+    def enter(self, rows: Rows, places: Ids, same: Ids) -> None:
         """Cut to what stands; the bos token stays."""
-        stands_B = np.minimum(stands_B, self.cached_B)
+        stands_B = self.cached_B.copy()
+        stands_B[places] = np.minimum(same, self.cached_B[places])
         self._cache.commit(stands_B - self.cached_B)
         self.cached_B = stands_B
+
+
+class PrefixedDrafts(CachedDrafts):
+    """The given tokens of a text are computed when it enters, once for all texts that share them.
+
+    Of texts up to `longest` tokens.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        count: int,
+        longest: int,
+        drafting: Drafting,
+        kernels: Kernels = SDPA,
+    ) -> None:
+        nothing, places = np.zeros(count, np.int64), drafting.places(longest)
+        self._prefixes = SharedPrefix(network, count, nothing, prefix=longest, places=places)
+        super().__init__(network, self._prefixes, kernels)
+        self._begins = False  # every prefix does
+        self._given: list[bytes | None] = [None] * count
+
+    def enter(self, rows: Rows, places: Ids, same: Ids) -> None:
+        """Behind the prefix that a text shares with others, or in place of one that none needs."""
+        wanted = [_given(rows, b) for b in places]
+        kept = {*np.delete(self._prefixes.group_B, places), *map(self._group, wanted)}
+        free = (group for group in range(len(self._given)) if group not in kept)
+        fresh: dict[int, int] = {}
+        for b, given in zip(places, wanted, strict=True):
+            if given not in self._given:
+                group = next(free)
+                self._given[group], fresh[group] = given, b
+        if fresh:
+            self._begin(rows, np.array([*fresh]), np.array([*fresh.values()]))
+        self._prefixes.enter(places, np.array([*map(self._group, wanted)]))
+        self.cached_B[places] = rows.decided_B[places]
+
+    def _group(self, given: bytes) -> int | None:
+        return self._given.index(given) if given in self._given else None
+
+    def _begin(self, rows: Rows, groups: Ids, places: Ids) -> None:
+        count_G, device = rows.decided_B[places], self._prefixes.device
+        tokens_GW, positions_GW = (
+            x[places, : count_G.max()] for x in (rows.tokens_BL, rows.order_BL)
+        )
+        given_GW = np.arange(count_G.max()) < count_G[:, None]
+        ids_GW = np.where(given_GW, tokens_GW, self._network.config.mask_id)
+        ids, positions = (torch.from_numpy(x).to(device) for x in (ids_GW, positions_GW))
+        self._prefixes.begin(groups, ids, positions, count_G)
+
+
+def _given(rows: Rows, b: int) -> bytes:
+    """What texts must have in common to share the computation of their given tokens."""
+    given = rows.decided_B[b]
+    return rows.tokens_BL[b, :given].tobytes() + rows.order_BL[b, :given].tobytes()
 
 
 class UncachedDrafts:
@@ -152,7 +204,7 @@ class UncachedDrafts:
         """Drop every row but these."""
         self.cached_B = self.cached_B[kept]
 
-    def enter(self, stands_B: Ids) -> None:
+    def enter(self, rows: Rows, places: Ids, same: Ids) -> None:
         """Nothing is kept between calls."""
 
 
@@ -176,7 +228,7 @@ def calls_for(
         dtype=like.dtype,
         kernel=kernels.whole,
     )
-    return CachedDrafts(network, cache, np.zeros(count, np.int64), kernels)
+    return CachedDrafts(network, cache, kernels)
 
 
 def _inputs(

@@ -3,7 +3,6 @@
 Shapes: B rows still running, L positions of the longest, M tokens anywhere in the batch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,11 +59,11 @@ class Rows:
     rows: Ids
 
     @classmethod
-    def places(cls, count: int, length: int) -> "Rows":
-        """Places for so many texts, in which none is yet."""
+    def places(cls, count: int, length: int, first: int = 0) -> "Rows":
+        """Places for so many texts, in which none is yet; the one to come has number `first`."""
         shape_BL = count, length
         ids_BL, numbers_BL = np.zeros(shape_BL, np.int64), np.zeros(shape_BL)
-        return cls(
+        rows = cls(
             np.tile(np.arange(length), (count, 1)),
             ids_BL,
             ids_BL.copy(),
@@ -74,6 +73,8 @@ class Rows:
             numbers_BL.copy(),
             *(np.zeros(count, np.int64) for _ in range(8)),
         )
+        rows.rows += first - 1
+        return rows
 
     def enter(self, b: int, text: Text, number: int) -> int:
         """A text before its first call takes a place.
@@ -127,14 +128,6 @@ class Rows:
         end_B = np.where(ends_BL, self.order_BL, self.order_BL.shape[1]).min(1)
         done_B |= end_B < self.ahead_BL[np.arange(len(done_B)), self.decided_B]
         return done_B
-
-
-def start(texts: Sequence[Text], first: int = 0) -> Rows:
-    """Texts before their first call, numbered from `first` on."""
-    rows = Rows.places(len(texts), max(len(text.ids_L) for text in texts))
-    for b, text in enumerate(texts):
-        rows.enter(b, text, first + b)
-    return rows
 
 
 def spread(count_B: Ids) -> tuple[Ids, Ids]:

@@ -73,6 +73,11 @@ class Drafting:
             return {"draft": self.most}
         return {"draft": "auto", "draft_costs": ",".join(map(repr, self.costs))}
 
+    @property
+    def verifies(self) -> bool:
+        """Whether there is anything to verify: the first token that a call drafts is final."""
+        return self.most > 1
+
     def places(self, length: int) -> int:
         """Places of a cache for texts of so many tokens: a call's masks may lie behind the end."""
         return length + 3 * min(self.most, length)

@@ -25,8 +25,7 @@ from esogen.generate.draw import Drawn, DrawSettings, draw
 from esogen.generate.plan import Plan
 from esogen.generate.verify import Agreement, compare_draws
 from esogen.model.attention import SDPA, Dense, Kernels
-from esogen.model.cache import KVCache
-from esogen.model.network import Network, hidden_after_bos, with_bos
+from esogen.model.network import Network, hidden_after_bos
 from esogen.model.shared_prefix import SharedPrefix
 
 Ids = NDArray[np.int64]
@@ -189,32 +188,16 @@ def prefilled(
     network: Network, rows: Sequence[Row], canvas: Canvas, kernels: Kernels = SDPA
 ) -> CachedFill:
     """Calls whose cache holds the given tokens of every row, computed once for each group."""
-    cache = prefilled_cache(network, rows, canvas, _places(rows))
-    return CachedFill(Through(network, cache, kernels))
-
-
-@torch.inference_mode()
-def prefilled_cache(
-    network: Network, rows: Sequence[Row], canvas: Canvas, places: int
-) -> SharedPrefix:
-    """A cache of the given tokens of all rows, with so many places more for each row."""
     groups = {row.given: b for b, row in reversed([*enumerate(rows)])}
     first = np.array(sorted(groups.values()))
     group_B = np.searchsorted(first, [groups[row.given] for row in rows])
-    given_B = canvas.decided_B
-    dtype = network.vocab_embed.embedding.dtype
-    device = canvas.canvas_BL.device
-    width = int(given_B.max())
-    shared = KVCache(network.config, len(first), max(width, 1), device=device, dtype=dtype)
-    index = torch.from_numpy(first).to(device)
+    width = int(canvas.decided_B.max())
+    cache = SharedPrefix(network, len(first), group_B, prefix=width, places=_places(rows))
+    index = torch.from_numpy(first).to(cache.device)
     positions_GW = canvas.order_BL[index, :width]
     ids_GW = canvas.canvas_BL[index].gather(1, positions_GW)
-    ids_GW, positions_GW = with_bos(network.config, ids_GW, positions_GW)
-    if fed := ids_GW.shape[1]:
-        network.hidden(ids_GW, positions_GW, shared.attend(fed))
-        shared.commit(given_B[first] + fed - width)
-    own = KVCache(network.config, len(rows), max(places, 1), device=device, dtype=dtype)
-    return SharedPrefix(shared, own, group_B)
+    cache.begin(np.arange(len(first)), ids_GW, positions_GW, canvas.decided_B[first])
+    return CachedFill(Through(network, cache, kernels))
 
 
 def _places(rows: Sequence[Row]) -> int:

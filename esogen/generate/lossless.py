@@ -152,6 +152,7 @@ class Lossless:
         self._replace()
         return steps
 
+    @torch.inference_mode()
     def _replace(self) -> None:
         """Waiting texts for those that are done."""
         done_B = self.rows.done_B(self._end_of_text)
@@ -166,11 +167,10 @@ class Lossless:
         self._running_B = ~done_B
 
     def _enter(self, places: Ids, texts: Sequence[Text]) -> None:
-        stands_B = self._calls.cached_B.copy()
-        for b, text in zip(places, texts, strict=True):
-            stands_B[b] = self.rows.enter(b, text, self._next)
-            self._next += 1
-        self._calls.enter(stands_B)
+        numbered = enumerate(zip(places, texts, strict=True), self._next)
+        same = [self.rows.enter(b, text, number) for number, (b, text) in numbered]
+        self._next += len(texts)
+        self._calls.enter(self.rows, places, np.array(same))
 
 
 def _next_call(rows: Rows, cached_B: Ids, running_B: Bools, drafting: Drafting) -> Call:

@@ -70,6 +70,15 @@ class KVCache:
         """Keys and values `[B, M, N, H]` of the first `places` places, as views."""
         return self._kv[layer, :, :, :places].unbind()
 
+    def put(self, rows: NDArray[np.int64], other: "KVCache") -> None:
+        """Have all that stands in another cache stand in these rows, in place of what did."""
+        there = torch.from_numpy(rows).to(self._kv.device)
+        for layer in range(len(self._kv)):
+            both = zip(*(each.read(layer, other.capacity) for each in (self, other)), strict=True)
+            for mine_BMNH, x_BMNH in both:
+                mine_BMNH[there] = x_BMNH
+        self.lengths_B[rows] = other.lengths_B
+
     def commit(self, count_B: int | NDArray[np.int64]) -> None:
         """Make the first `count_B` tokens of the last call permanent."""
         self.lengths_B = self.lengths_B + count_B

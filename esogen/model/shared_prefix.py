@@ -15,17 +15,59 @@ from torch import Tensor
 from esogen.model.attention import Prefix, StepKernel
 from esogen.model.cache import KVCache, StepAttend, hidden_places
 from esogen.model.heads import Heads
+from esogen.model.network import Network, with_bos
 
 
 class SharedPrefix:
     """Prefixes in `shared`, one for each group, and a cache `own` for what rows add.
 
-    `group_B` is the group of each row.
+    `group_B` is the group of each row. Of a row's own there are `places` at most, of a prefix
+    `prefix`; before `begin` all prefixes are empty.
     """
 
-    def __init__(self, shared: KVCache, own: KVCache, group_B: NDArray[np.int64]) -> None:
-        self.shared, self.own = shared, own
+    def __init__(
+        self,
+        network: Network,
+        groups: int,
+        group_B: NDArray[np.int64],
+        *,
+        prefix: int,
+        places: int,
+    ) -> None:
+        like = network.vocab_embed.embedding
+        self.shared, self.own = (
+            KVCache(network.config, rows, max(each, 1), device=like.device, dtype=like.dtype)
+            for rows, each in ((groups, prefix), (len(group_B), places))
+        )
+        self._network = network
         self._assign(group_B)
+
+    @torch.inference_mode()
+    def begin(
+        self,
+        groups_G: NDArray[np.int64],
+        ids_GW: Tensor,
+        positions_GW: Tensor,
+        count_G: NDArray[np.int64],
+    ) -> None:
+        """Compute new prefixes of these groups: the first `count_G` of the tokens given.
+
+        The model's bos token stands before them.
+        """
+        config, width = self._network.config, ids_GW.shape[1]
+        ids_GW, positions_GW = with_bos(config, ids_GW, positions_GW)
+        fed, (device, dtype) = ids_GW.shape[1], (self.shared.device, self.shared.dtype)
+        prefixes = KVCache(config, len(groups_G), width, device=device, dtype=dtype)
+        if fed:
+            self._network.hidden(ids_GW, positions_GW, prefixes.attend(fed))
+        prefixes.commit(count_G + fed - width)
+        self.shared.put(groups_G, prefixes)
+        self._tell()
+
+    def enter(self, rows: NDArray[np.int64], groups: NDArray[np.int64]) -> None:
+        """These rows begin anew, behind the prefixes of these groups."""
+        self.own.lengths_B[rows], self.group_B[rows] = 0, groups
+        self._tell()
 
     def attend(self, width: int, seen_BLL: Tensor | None = None) -> "SharedAttend":
         """The attention of one call, as `KVCache.attend` has it."""
@@ -41,9 +83,17 @@ class SharedPrefix:
         return Prefix(*self.shared.read(layer, self.shared.capacity), *self._there)
 
     def _assign(self, group_B: NDArray[np.int64]) -> None:
-        arrays = (group_B, self.shared.lengths_B[group_B])
         self.group_B = group_B
-        self._there = [torch.from_numpy(x).to(self.own.device) for x in arrays]
+        there = torch.zeros(2, len(group_B), dtype=torch.int64, device=self.own.device)
+        self._there = there.unbind()
+        self._tell()
+
+    def _tell(self) -> None:
+        """The device's group of each row and length of its prefix, where recorded calls read."""
+        for there_B, here_B in zip(
+            self._there, (self.group_B, self.shared.lengths_B[self.group_B]), strict=True
+        ):
+            there_B.copy_(torch.from_numpy(here_B))
 
     def commit(self, count_B: int | NDArray[np.int64]) -> None:
         """Make the first `count_B` tokens of the last call permanent."""
@@ -79,7 +129,8 @@ class SharedAttend:
     def __init__(self, cache: SharedPrefix, width: int, seen_BLL: Tensor | None = None) -> None:
         own, shared, device = cache.own, cache.shared, cache.own.device
         self._own, self._shared = own, shared
-        self._places, self._prefix = int(own.lengths_B.max()) + width, int(shared.lengths_B.max())
+        self._places = int(own.lengths_B.max()) + width
+        self._prefix = int(shared.lengths_B[cache.group_B].max())
         if self._places > own.capacity:
             raise ValueError(f"{self._places} tokens do not fit a cache of {own.capacity}")
         rows = torch.arange(len(own.lengths_B), device=device)[:, None]
@@ -91,10 +142,10 @@ class SharedAttend:
         hidden_BLM = hidden_places(place_BL[..., None], self._places, seen_BLL)
         hidden_BLS = hidden_BS[:, None].expand(-1, width, -1)
         self._hidden = torch.cat([hidden_BLS, hidden_BLM], -1)[:, None]
-        self._members = [
-            torch.from_numpy(np.flatnonzero(cache.group_B == group)).to(device)
-            for group in range(len(shared.lengths_B))
-        ]
+        self._members = {
+            group: torch.from_numpy(np.flatnonzero(cache.group_B == group)).to(device)
+            for group in np.unique(cache.group_B).tolist()
+        }
 
     def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
@@ -112,11 +163,10 @@ class SharedAttend:
     def _by_group(self, x_BNLX: Tensor, y_GNXY: Tensor) -> Tensor:
         """The product of every row with its group's matrix, each matrix read once."""
         if len(self._members) == 1:
-            return _folded(x_BNLX, y_GNXY[0])
+            return _folded(x_BNLX, y_GNXY[next(iter(self._members))])
         out = x_BNLX.new_empty(*x_BNLX.shape[:3], y_GNXY.shape[-1])
-        for rows, y_NXY in zip(self._members, y_GNXY, strict=True):
-            if len(rows):
-                out[rows] = _folded(x_BNLX[rows], y_NXY)
+        for group, rows in self._members.items():
+            out[rows] = _folded(x_BNLX[rows], y_GNXY[group])
         return out
 
 

@@ -11,9 +11,11 @@ Shapes: L positions of one text, V vocabulary.
 
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import islice, takewhile, tee
 from typing import overload
 
 import numpy as np
@@ -25,10 +27,8 @@ from esogen.checkpoint.memory import Room
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import NumericalError
 from esogen.generate.denoise import Step
-from esogen.generate.draft_calls import CachedDrafts, UncachedDrafts
-from esogen.generate.draft_calls import Calls as DraftCalls
+from esogen.generate.draft_calls import PrefixedDrafts, UncachedDrafts
 from esogen.generate.draft_rows import Rows, Text
-from esogen.generate.draft_rows import start as start_texts
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import DrawSettings
 from esogen.generate.fill import (
@@ -40,7 +40,6 @@ from esogen.generate.fill import (
     agreement,
     fill,
     prefilled,
-    prefilled_cache,
 )
 from esogen.generate.fill import start as start_canvas
 from esogen.generate.lossless import Lossless
@@ -161,6 +160,10 @@ class Engine:
         allowed_CV[:, self.tokenizer.end_of_text] = end
         return allowed_CV.to(self.device)
 
+    def rule(self, settings: InfillSettings) -> Rule:
+        """How a run draws."""
+        return Rule(settings.draw, self.allowed(end=settings.end_allowed))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Task:
@@ -207,15 +210,19 @@ class InfillBatch:
     """
 
     def __init__(
-        self, engine: Engine, settings: InfillSettings, tasks: Sequence[_Task], first: int
+        self,
+        engine: Engine,
+        settings: InfillSettings,
+        tasks: Sequence[_Task],
+        first: int,
+        drafted: Lossless | None = None,
     ) -> None:
         self.settings, self.tasks = settings, tasks
         self.indices = range(first, first + len(tasks))
         self.seconds = 0.0
         self._made: list[Candidate] = []
-        self._engine = engine
+        self._engine, self._drafted = engine, drafted
         self._steps: list[Step] = []
-        self._rows: Rows | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -229,56 +236,33 @@ class InfillBatch:
     def steps(self) -> Iterator[Step]:
         """Run the network, yielding what each call decided."""
         began = time.perf_counter()
-        network, rows = self._engine.network, self.rows
-        canvas, drafting = start_canvas(network, rows, self._engine.device), self.settings.drafting
-        if drafting is None:
-            calls = self.calls(canvas, cached=self.settings.kv_cache)
-            steps = fill(network, calls, rows, canvas, self.rule())
-        else:
-            steps = self._drafted(canvas, drafting)
-        for step in steps:
+        drafted = self._drafted
+        for step in drafted.steps(self.indices) if drafted else self._plain_steps():
             self._steps.append(step)
             yield step
         self.seconds = time.perf_counter() - began
 
-    def _drafted(self, canvas: Canvas, drafting: Drafting) -> Iterator[Step]:
-        network, rows, device = self._engine.network, self.rows, self._engine.device
-        texts = [
-            Text(
-                row.ids_L, row.kinds_L, row.order_L, row.plan.given, row.plan.late, row.uniforms_L3
-            )
-            for row in rows
-        ]
-        self._rows = start_texts(texts)
-        calls: DraftCalls = UncachedDrafts(network, len(rows), device)
-        if self.settings.kv_cache:
-            longest = max(len(row.order_L) - row.plan.given for row in rows)
-            places = drafting.places(longest)
-            cache = prefilled_cache(network, rows, canvas, places)
-            given_B = np.array([row.plan.given for row in rows])
-            calls = CachedDrafts(network, cache, given_B, self._engine.kernels)
-        run = Lossless(network, calls, self._rows, self.rule(), drafting)
-        return run.steps(range(len(rows)))
+    def _plain_steps(self) -> Iterator[Step]:
+        network, rows = self._engine.network, self.rows
+        canvas = start_canvas(network, rows, self._engine.device)
+        calls = self.calls(canvas, cached=self.settings.kv_cache)
+        return fill(network, calls, rows, canvas, self._engine.rule(self.settings))
 
     def drafts(self) -> NDArray[np.int64] | None:
         """Drafts to be verified, `[B, L]` by position, else -1; None if nothing is drafted."""
-        if self.settings.drafting is None:
+        if self._drafted is None:
             return None
         longest = max(len(row.ids_L) for row in self.rows)
         drafts_BL = np.full((len(self.rows), longest), BLANK)
-        if self._rows is not None:
-            self._rows.show_drafts(drafts_BL)
+        self._drafted.rows.show_drafts(drafts_BL, self.indices.start)
         return drafts_BL
-
-    def rule(self) -> Rule:
-        """How this run draws."""
-        return Rule(self.settings.draw, self._engine.allowed(end=self.settings.end_allowed))
 
     def verify(self) -> Agreement:
         """This batch again, cached against uncached, shown the same tokens."""
         network, rows = self._engine.network, self.rows
         canvas = start_canvas(network, rows, self._engine.device)
-        return agreement(network, self.calls(canvas, cached=True), rows, canvas, self.rule())
+        rule = self._engine.rule(self.settings)
+        return agreement(network, self.calls(canvas, cached=True), rows, canvas, rule)
 
     def calls(self, canvas: Canvas, *, cached: bool) -> FillCalls:
         """Fresh state for a run with the KV cache, its given tokens computed, or without."""
@@ -382,18 +366,47 @@ class Infilling:
     ) -> Iterator[InfillBatch]:
         """Batches of candidates of all templates, in order, whatever their lengths.
 
-        `drive` and `told` are those of `LanguageModel.batches`.
+        `drive` and `told` are those of `LanguageModel.batches`, and so is what happens where drafts
+        are verified.
         """
+        numbered, ahead = tee(enumerate(self._tasks(templates)))
+        drafting = self.settings.drafting
+        drafted: Lossless | None = None
 
         def driven(part: Sequence[tuple[int, _Task]]) -> InfillBatch:
-            tasks = [task for _, task in part]
-            batch = InfillBatch(self.engine, self.settings, tasks, part[0][0])
-            if drive:
-                drive(batch)
+            nonlocal drafted
+            first, tasks = part[0][0], [task for _, task in part]
+            if drafting and drafting.verifies and not drafted:
+                waiting = (task.row for _, task in copy(ahead))
+                drafted = self._drafted(drafting, waiting, len(part), first)
+            batch = InfillBatch(self.engine, self.settings, tasks, first, drafted)
+            try:
+                if drive:
+                    drive(batch)
+            except BaseException:
+                drafted = None
+                raise
+            deque(islice(ahead, len(part)), maxlen=0)  # they are done
             return batch
 
-        numbered = enumerate(self._tasks(templates))
         return Room(batch_size, "candidates", told).parts(numbered, driven)
+
+    def _drafted(
+        self, drafting: Drafting, rows: Iterator[Row], places: int, first: int
+    ) -> Lossless:
+        """A run that fills these rows, from number `first` on, in so many places."""
+        engine, cached = self.engine, self.settings.kv_cache
+        network, longest, kernels = engine.network, engine.longest, engine.kernels
+        return Lossless(
+            network,
+            PrefixedDrafts(network, places, longest, drafting, kernels)
+            if cached
+            else UncachedDrafts(network, places, engine.device),
+            Rows.places(places, longest, first),
+            engine.rule(self.settings),
+            drafting,
+            waiting=map(_text, rows),
+        )
 
     def check(self, tokens: Tokens) -> int:
         """How many combinations of lengths will be tried; `UsageError` if the text is too long."""
@@ -415,6 +428,11 @@ class Infilling:
             for layout in found:
                 for index in range(settings.n):
                     yield _Task(number, layout, index, row_of(layout, settings, index))
+
+
+def _text(row: Row) -> Text:
+    plan = row.plan
+    return Text(row.ids_L, row.kinds_L, row.order_L, plan.given, plan.late, row.uniforms_L3)
 
 
 def _to_the_end(batch: InfillBatch) -> None:
