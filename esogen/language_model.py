@@ -22,8 +22,9 @@ from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.errors import EsogenError, NumericalError, UsageError
 from esogen.generate.denoise import Calls, Progress, Step, denoise, start
 from esogen.generate.draft_calls import calls_for as draft_calls_for
+from esogen.generate.draft_costs import measured
 from esogen.generate.draft_rows import Rows, Text
-from esogen.generate.drafting import Drafting, measured
+from esogen.generate.drafting import Drafting
 from esogen.generate.draw import Drawing, DrawSettings, choose_draw
 from esogen.generate.fill import Rule
 from esogen.generate.lossless import Lossless
@@ -419,7 +420,8 @@ class LanguageModel:
             return Drafting(draft)
         if costs is not None:
             return Drafting.adaptive(tuple(costs))
-        return measured(self.checkpoint.network, rows, length, kernels=self.kernels)
+        network, drawing = self.checkpoint.network, self.drawing.by
+        return measured(network, rows, length, kernels=self.kernels, drawing=drawing)
 
     def infill(
         self,

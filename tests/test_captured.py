@@ -22,7 +22,7 @@ from esogen.editor.session import Session
 from esogen.generate import captured as captured_module
 from esogen.generate.captured import Run, Through, worth_recording
 from esogen.generate.denoise import Calls, Step, denoise
-from esogen.generate.drafting import measured
+from esogen.generate.draft_costs import measured
 from esogen.generate.draw import DrawSettings, choose_draw
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.verify import Side, compare

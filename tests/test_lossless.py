@@ -18,12 +18,13 @@ from torch import Tensor
 from esogen.checkpoint.folder import Checkpoint
 from esogen.checkpoint.weights import build
 from esogen.cli import main
-from esogen.generate import drafting as drafting_module
+from esogen.generate import draft_costs
 from esogen.generate import lossless as lossless_module
 from esogen.generate.denoise import Step
 from esogen.generate.draft_calls import CachedDrafts, Call, Calls, UncachedDrafts, calls_for
+from esogen.generate.draft_costs import measured
 from esogen.generate.draft_rows import Rows, Text
-from esogen.generate.drafting import Drafting, measured
+from esogen.generate.drafting import Drafting
 from esogen.generate.draw import DrawSettings, shape
 from esogen.generate.fill import Rule
 from esogen.generate.lossless import Lossless
@@ -506,7 +507,7 @@ def test_what_a_call_drafts_ends_where_its_cost_is_nearly_twice_that_of_half_as_
     costs: tuple[float, ...],
 ) -> None:
     taken = iter(milliseconds)
-    monkeypatch.setattr(drafting_module, "_quickest", lambda *_: next(taken))
+    monkeypatch.setattr(draft_costs, "_quickest", lambda *_: next(taken))
     assert measured(network, 2, LONG).costs == costs
 
 
@@ -527,8 +528,11 @@ def test_the_command_in_a_trace_gives_the_same_texts(
     tmp_path: Path,
     words: tuple[str, ...],
     capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also where it was measured how many drafts pay: the costs are in the command."""
+    taken = iter((2.0, 2.2, 2.5, 9.0))
+    monkeypatch.setattr(draft_costs, "_quickest", lambda _: next(taken))
     path = tmp_path / "run.trace"
     first = cli(*words, "-n3", "--trace", str(path), "Tom")
     trace = TraceFile(path)

@@ -72,7 +72,10 @@ class Bench:
         )
 
     def speed(self, batches: Sequence[int]) -> Iterator[Row]:
-        """Calls per token, and how much longer one token per step takes; each in turn."""
+        """Calls per token, and how much longer one token per step takes; each in turn.
+
+        Beside plain parallel steps at as many calls, and at so many that texts are about as good.
+        """
         for rows in batches:
             calls = int(_driven(self.batch(rows, draft=8)).trace().nfe_B.mean())
             ways: Mapping[str, Mapping[str, Any]] = {
@@ -80,6 +83,7 @@ class Bench:
                 "draft 8": {"draft": 8},
                 "draft auto": {"draft": "auto"},
                 f"parallel, {calls} steps": {"steps": calls},
+                f"parallel, {self.length // 2} steps": {"steps": self.length // 2},
             }
             runs = [
                 {name: _driven(self.batch(rows, seed=seed, **how)) for name, how in ways.items()}
@@ -87,11 +91,17 @@ class Bench:
             ][1:]
             for name in ways:
                 ratios = [run["one token per step"].seconds / run[name].seconds for run in runs]
-                made = [float(run[name].trace().nfe_B.mean()) / self.length for run in runs]
+                traces = [run[name].trace() for run in runs]
+                made = [float(trace.nfe_B.mean()) / self.length for trace in traces]
+                rounds = np.concatenate([row for trace in traces for row in trace.rounds])
                 yield {
                     "batch": rows,
                     "way": name,
                     "calls per token": round(statistics.median(made), 3),
+                    "accepted per call": round(float(rounds[:, 1].mean()), 2) if len(rounds) else 0,
+                    "tokens/s": round(
+                        rows * self.length / statistics.median(run[name].seconds for run in runs)
+                    ),
                     "times faster": round(statistics.median(ratios), 2),
                     "lowest": round(min(ratios), 2),
                     "highest": round(max(ratios), 2),
