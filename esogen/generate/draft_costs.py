@@ -25,10 +25,12 @@ from esogen.model.network import Network
 _WIDEST = 5
 """Calls that are measured: one that drafts a token, then two, four, ..."""
 _REPEATS = 5
-"""Times that each is made to measure it; the quickest counts."""
-_DEAR = 1.7
-"""How much more a call may cost than one that drafts half as many. Not twice, for some drafts are
-refused and the rows of a batch wait for each other."""
+"""Times that each is made to measure it, at most; the quickest counts."""
+_LEAST, _ENOUGH = 2, 0.05
+"""Times that each is made at least, and seconds after which that is enough."""
+_WORTH = 1.25
+"""How many times faster drafts must be by their costs to be made. More than once, for the rows of a
+batch wait for each other; how much that takes was not measured on its own."""
 
 
 def measured(
@@ -36,25 +38,30 @@ def measured(
 ) -> Drafting:
     """As many as pay by what calls of so many rows cost here, half a text of `length` standing.
 
-    Measuring ends with a call that costs too much to pay.
+    Measuring ends with a call that pays less than the one before.
     """
-    calls = _REPEATS + (0 if kernels.step is None else UNFORESEEN + 1)
-    costs = _Costs(network, rows, length // 2, calls, kernels)
-    taken = [_quickest(costs.one_by_one(drawing))]
+    until_recorded = 0 if kernels.step is None else UNFORESEEN + 1
+    costs = _Costs(network, rows, length // 2, until_recorded + _REPEATS, kernels)
+    least = until_recorded + _LEAST
+    found = nothing = Drafting.adaptive((1.0,))
+    one = _quickest(costs.one_by_one(drawing), least)
     for size in range(1, _WIDEST):
-        seconds = _quickest(costs.drafted(2**size))
-        if seconds > _DEAR * taken[-1]:
+        cost = _quickest(costs.drafted(2**size), least) / one
+        wider = Drafting.adaptive((*found.costs, float(f"{cost:.3g}")))
+        if wider.gain <= found.gain and size > 1:
             break
-        taken.append(seconds)
-    return Drafting.adaptive(tuple(float(f"{seconds / taken[0]:.3g}") for seconds in taken))
+        found = wider
+    return found if found.gain > _WORTH else nothing
 
 
-def _quickest(steps: Iterator[Step]) -> float:
+def _quickest(steps: Iterator[Step], least: int) -> float:
     """Seconds of the quickest call but the first, which has nothing to verify."""
     ended: dict[int, float] = {}
     for step in steps:
         step.tokens_BK.cpu()  # waits for the device
-        ended.setdefault(step.index, time.perf_counter())
+        now = ended.setdefault(step.index, time.perf_counter())
+        if len(ended) > least and now - ended[0] > _ENOUGH:
+            break
     return float(np.diff([*ended.values()]).min())
 
 

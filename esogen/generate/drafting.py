@@ -74,11 +74,21 @@ class Drafting:
         """
         if not self.costs:
             return np.full(len(refused_B), self.most)
+        best_B: Ids = self._worth(refused_B, examined_B).argmax(1) + 1
+        return best_B
+
+    @property
+    def gain(self) -> float:
+        """Tokens over cost, most of all, of a row that has seen nothing; one token costs 1."""
+        nothing = np.zeros(1, np.int64)
+        return float(self._worth(nothing, nothing).max())
+
+    def _worth(self, refused_B: Ids, examined_B: Ids) -> NDArray[np.float64]:
+        """Tokens expected of a call over its cost, `[B, K]`, by how many are drafted."""
         hazard_B1 = ((refused_B + _REFUSED) / (examined_B + _EXAMINED))[:, None]
         accepted_BK = np.cumprod(np.maximum(0.0, 1.0 - hazard_B1 * np.arange(self.most)), axis=1)
-        costs_K = _costs_of_each(self.costs)
-        best_B: Ids = (np.cumsum(accepted_BK, axis=1) / costs_K).argmax(1) + 1
-        return best_B
+        worth_BK: NDArray[np.float64] = np.cumsum(accepted_BK, axis=1) / _costs_of_each(self.costs)
+        return worth_BK
 
 
 @cache
