@@ -253,9 +253,10 @@ def test_drafts_verified_by_recorded_calls_are_those_of_plain_ones(
 def test_what_drafts_cost_is_measured_with_recorded_calls(
     network: Network, recordings: Recordings
 ) -> None:
-    found = measured(network, 2, 48, kernels=BY_TORCH)
-    assert recordings.recorded - len(found.costs) in (0, 1)  # the last may have been too dear
-    assert recordings.replayed >= 4 * len(found.costs)
+    """Those that draft nothing, two tokens, and as many more as were tried."""
+    measured(network, 2, 48, kernels=BY_TORCH)
+    assert recordings.recorded >= 2
+    assert recordings.replayed >= 2 * recordings.recorded
 
 
 def test_the_editor_replays_its_calls(
