@@ -26,6 +26,7 @@ from esogen.checkpoint import resolve
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.cli import infill_run, main, options, sample
 from esogen.cli.app import COMMANDS
+from esogen.cli.command import flags_named
 from esogen.cli.progress import Audience, drive
 from esogen.cli.prompt import read_prompt
 from esogen.cli.summary import command_again
@@ -326,11 +327,13 @@ WRONG_VALUES = [
     (("--schedule", "2"), "--schedule is '2'", "random, blocks, streams"),
     (("--temperature", "-1"), "--temperature is -1", "--temperature 0?"),
     (("--temperature", "inf"), "--temperature is inf", "a number of at least 0"),
+    (("--draft", "4", "--steps", "3"), "--draft is 4 and --steps is 3", "leave one of them out"),
+    (("--draft-costs", "1,2"), "--draft-costs is given and --draft is not auto", "give both"),
     (("--top-p", "0"), "--top-p is 0; it must be a number above 0 and at most 1", "--top-p 1?"),
     (("--top-p", "90"), "--top-p is 90", "--top-p 0.9?"),
     (("--top-k", "0"), "--top-k is 0", "--top-k 1?"),
     (("--seed", "-1"), "--seed is -1", "--seed 0?"),
-    (("--seed", str(2**63)), "--seed is 9223372036854775808", "at most 9223372036854775807"),
+    (("--seed", str(2**63)), "--seed is 9223372036854775808", "be at most 9223372036854775807\n"),
     (("--num-samples", "0"), "--num-samples is 0", "--num-samples 1?"),
     (("--batch-size", "0"), "--batch-size is 0", "--batch-size 1?"),
     (("--format", "JSON"), "--format is 'JSON'; it must be one of text, json", "--format json?"),
@@ -472,6 +475,27 @@ def test_a_defect_is_one_line_too_and_debug_shows_where(
     result = esogen("sample")
     assert "Traceback (most recent call last)" in result.stderr
     assert "in broken" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("steps is 0; the steps are few", "--steps is 0; the steps are few"),
+        ("n is 3 and alpha_0 is 2", "--num-samples is 3 and --alpha-0 is 2"),
+        ("the 3 values of alpha_0 need 4", "the 3 values of --alpha-0 need 4"),
+        ("(steps 3 -> 4, alpha_0 [1, 0] -> [0])", "(--steps 3 -> 4, --alpha-0 [1, 0] -> [0])"),
+        ("kv_cache is False; leave it out", "--no-kv-cache is given; leave it out"),
+        ("the length of mdlm is 5; /a/alpha_0 and 'alpha_0' and --alpha-0 stay",) * 2,
+        ("mdlm is of the family mdlm",) * 2,
+    ],
+)
+def test_a_message_about_arguments_is_one_about_flags_for_who_typed_those(
+    message: str, words: str
+) -> None:
+    flags = {"steps": "--steps", "n": "--num-samples", "length": "--length"}
+    flags |= {"alpha_0": "--alpha-0", "no_kv_cache": "--no-kv-cache"}
+    assert flags_named(message, flags) == words
+    assert flags_named(message, {}) == message
 
 
 # Interrupts
@@ -708,7 +732,7 @@ def test_quiet_shows_nothing_but_the_text(on_terminal: Esogen) -> None:
 
 def test_forced_colours_never_reach_a_pipe(esogen: Esogen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    result = esogen("sample", "--length", "12")
+    result = esogen("sample", *FEW)
     assert ESCAPE not in result.stdout + result.stderr
 
 

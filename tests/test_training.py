@@ -233,7 +233,7 @@ RECIPE = TrainingSettings(
         ("alphas", (), "alpha_0 is not given"),
         ("alphas", (0.5, 1.5), r"alpha_0 is 1.5; it must be in \[0, 1\]"),
         ("alphas", (math.nan,), r"alpha_0 is nan; it must be in \[0, 1\]"),
-        ("batch_size", 3, "batch_size is 3; the 2 values of alpha_0 need at least 4 rows"),
+        ("batch_size", 3, "batch_size is 3; it must be at least 4, for alpha_0 1, 0"),
     ],
 )
 def test_a_setting_out_of_range_is_named(field: str, value: object, message: str) -> None:
@@ -714,9 +714,9 @@ def test_a_resume_with_another_command_names_what_differs(
     words = (text, "-o", tmp_path / "out", *SMALL, "--steps=1")
     command(*words)
     for change, named in (
-        ("--seed=3", "seed 0 -> 3"),
-        ("--hidden-size=32", "hidden_size 16 -> 32"),
-        ("--alpha-0=0.5", "alpha_0 [1.0] -> [0.5]"),
+        ("--seed=3", "--seed 0 -> 3"),
+        ("--hidden-size=32", "--hidden-size 16 -> 32"),
+        ("--alpha-0=0.5", "--alpha-0 [1.0] -> [0.5]"),
     ):
         code, said = command(*words, change, "--resume")
         assert code == 2
@@ -796,14 +796,18 @@ def test_a_given_tokenizer_brings_its_own_size(tmp_path: Path) -> None:
     [
         (["--steps=0"], 2, "--steps is 0; it must be a whole number of at least 1"),
         (["--alpha-0=25"], 2, "--alpha-0 is 25; it must be a number from 0 to 1"),
-        (["--alpha-0=0.5", "--batch-size=1"], 2, "--batch-size is 1; the 1 values of alpha_0"),
+        (
+            ["--alpha-0=0.5", "--batch-size=1"],
+            2,
+            "--batch-size is 1; it must be at least 2, for --alpha-0 0.5",
+        ),
         (["--learning-rate=0"], 2, "--learning-rate is 0; it must be a number above 0"),
         (["--ema=1"], 2, "--ema is 1; it must be a number from 0 up to but not 1"),
         (["--decay=liner"], 2, "did you mean --decay linear?"),
         (["--layout=all"], 2, "--layout is 'all'; it must be one of whole, packed"),
         (["--dtype=fp16"], 2, "--dtype is 'fp16'; it must be one of auto, bf16, fp32"),
         (["--vocab-size=100"], 2, "--vocab-size is 100; it must be a whole number of at least 258"),
-        (["--hidden-size=9"], 2, "--hidden-size is 9 with n_heads 1; it must divide into heads"),
+        (["--hidden-size=9"], 2, "--hidden-size is 9 and --heads is 1; it must divide"),
         (["--device=tpu"], 2, "'tpu'; it must be one of auto, cuda, cuda:N or cpu"),
         (["--length=1000"], 1, "do not fill one row of 1000 tokens"),
         (["--length=4", "--layout=whole"], 1, "none of the 6 texts fits a row of 4 tokens"),

@@ -88,8 +88,7 @@ def bench(
         profile=profile,
     )
     points = _points(grid, setup, mdlm_steps) if paper else {}
-    with options.flags_named():
-        run = _Run(setup, list(points) or _cases(grid, setup, console), points)
+    run = _Run(setup, list(points) or _cases(grid, setup, console), points)
     columns = PAPER if paper else GRID
     with opened(output) as out:
         table = Table(format, (*columns, *ONE_SHOT) if one_shot else columns, out.write)
@@ -180,17 +179,16 @@ def _measure(run: _Run, table: Table, console: Console) -> None:
 
     rows: dict[Case, Row] = {}
     try:
-        with options.flags_named():
-            run.bench = Bench(run.setup, console.status, console.say)
-            for found in run.bench.rows(run.cases):
-                if isinstance(found, NoRoom):
-                    console.report(str(found))
-                    continue
-                rows[found.case] = found
-                point = run.points.get(found.case)
-                run.records.append(found.record() | (point.beside(rows) if point else {}))
-                console.clear()
-                table.add(run.records[-1])
+        run.bench = Bench(run.setup, console.status, console.say)
+        for found in run.bench.rows(run.cases):
+            if isinstance(found, NoRoom):
+                console.report(str(found))
+                continue
+            rows[found.case] = found
+            point = run.points.get(found.case)
+            run.records.append(found.record() | (point.beside(rows) if point else {}))
+            console.clear()
+            table.add(run.records[-1])
     except KeyboardInterrupt:
         run.interrupted = True
     console.clear()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from esogen.checkpoint.resolve import resolve
-from esogen.cli import options
 from esogen.cli.infill_lines import Lines
 from esogen.cli.infill_output import Fields, Form
 from esogen.cli.output import Output, opened
@@ -150,16 +149,15 @@ def load(setup: Setup, console: Console) -> Run:
     console.status(f"loading {setup.model} ...")
     from esogen.language_model import load as load_model
 
-    with options.flags_named():
-        lm = load_model(
-            setup.model,
-            device=setup.device,
-            dtype=setup.dtype,
-            attention=setup.attention,
-            told=console.say,
-        )
-        settings = setup.settings(lm)
-        run = Run(setup, lm, settings, lm.infilling(settings), Tally())
+    lm = load_model(
+        setup.model,
+        device=setup.device,
+        dtype=setup.dtype,
+        attention=setup.attention,
+        told=console.say,
+    )
+    settings = setup.settings(lm)
+    run = Run(setup, lm, settings, lm.infilling(settings), Tally())
     for note in lm.notes:
         console.say(note)
     return run
@@ -171,9 +169,8 @@ def fill_one(setup: Setup, source: Source, place: Place) -> Run:
     with opened(place.output) as out, recording(place.trace, beside=place.output) as traced:
         run = load(setup, console)
         traced.begin(run)
-        with options.flags_named():
-            tokens = source.read(run)
-            tried = run.infilling.check(tokens)
+        tokens = source.read(run)
+        tried = run.infilling.check(tokens)
         if tried < tokens.combinations:
             console.say(
                 f"trying {tried} of {tokens.combinations} combinations of lengths:"

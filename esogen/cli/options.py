@@ -4,9 +4,8 @@ Values are parsed here, so that a wrong one is told the flag, the value, the ran
 right thing to type before anything is loaded.
 """
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from glob import escape, glob
 from math import inf
@@ -29,26 +28,9 @@ _WHAT, _HOW = "What is written", "How it is drawn"
 _WHERE, _WITH = "Where it goes", "What it runs on"
 _SEEN = "How it is shown"
 _CARD = "the model's own"
-_FIELD = re.compile(r"[a-z0-9_]+(?= is )")
 
 Fits = Callable[[float], bool]
 W = TypeVar("W", bound=str)
-
-
-@contextmanager
-def flags_named() -> Iterator[None]:
-    """Turn the name of a field at the head of a message into its flag, which is the same word.
-
-    A `ValueError` of settings becomes a `UsageError`.
-    """
-    try:
-        yield
-    except (UsageError, ValueError) as error:
-        words = str(error).replace("kv_cache is False", "no_kv_cache is given", 1)
-        field = _FIELD.match(words)
-        if not field:
-            raise
-        raise UsageError(f"--{field[0].replace('_', '-')}{words[field.end() :]}") from error
 
 
 def given(ctx: typer.Context, name: str) -> bool:
@@ -69,7 +51,7 @@ def whole(flag: str, least: int = 1, besides: str = "") -> Callable[[str | int],
         if number < least:
             raise _wrong(flag, str(number), wanted, str(least))
         if number > LARGEST:
-            raise _wrong(flag, str(number), f"at most {LARGEST}", str(LARGEST))
+            raise _wrong(flag, str(number), f"at most {LARGEST}", None)
         return number
 
     return parse
@@ -174,7 +156,7 @@ Model = Annotated[
         envvar="ESOGEN_MODEL",
         metavar="MODEL",
         autocompletion=complete_model,
-        help="A built-in or short name, a model folder, or owner/name[@revision] on the hub.",
+        help="A built-in or short name, a model folder, or owner/name\\[@revision] on the hub.",
         rich_help_panel=_WITH,
     ),
 ]
@@ -327,6 +309,7 @@ Schedule = Annotated[
     typer.Option(
         "--schedule",
         parser=word("--schedule", config_file.SCHEDULES),
+        metavar="|".join(config_file.SCHEDULES),
         show_default=f"{_CARD}, else random",
         help="Which tokens are decided together.",
         rich_help_panel=_HOW,
@@ -392,6 +375,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         parser=word("--format", get_args(FormatWord)),
+        metavar="|".join(get_args(FormatWord)),
         help="jsonl writes each text as soon as it is finished, json one array.",
         rich_help_panel=_WHERE,
     ),

@@ -255,12 +255,9 @@ def _load(job: Job, ranks: Ranks, console: Console) -> Run:
     console.status(f"loading {job.model} ...")
     from esogen.language_model import load
 
-    with options.flags_named():
-        device = ranks.device(job.device, job.places)
-        lm = load(
-            job.model, device=device, dtype=job.dtype, attention=job.attention, told=console.say
-        )
-        run = Run(job, lm, job.settings(lm))
+    device = ranks.device(job.device, job.places)
+    lm = load(job.model, device=device, dtype=job.dtype, attention=job.attention, told=console.say)
+    run = Run(job, lm, job.settings(lm))
     for note in lm.notes:
         console.say(note)
     return run

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esogen.checkpoint.resolve import resolve
-from esogen.cli import options
 from esogen.cli.output import Output
 from esogen.cli.score_heat import Heat
 from esogen.cli.score_output import Record, comparison, writer
@@ -134,11 +133,10 @@ def load_run(job: Job, ranks: Ranks, console: Console) -> Run:
         from esogen.language_model import load
         from esogen.scoring.score import check_family
 
-        with options.flags_named():
-            device = ranks.device(job.device)
-            lm = load(name, device=device, dtype=job.dtype, told=console.say)
-            sides.append(Side(lm, job.settings(lm)))
-            check_family(lm.checkpoint, sides[-1].settings)
+        device = ranks.device(job.device)
+        lm = load(name, device=device, dtype=job.dtype, told=console.say)
+        sides.append(Side(lm, job.settings(lm)))
+        check_family(lm.checkpoint, sides[-1].settings)
     return Run(job, ranks, sides[0], sides[1] if job.against else None)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from esogen.checkpoint.config_file import CardDefaults, read_config
 from esogen.checkpoint.resolve import TOKENIZER, resolve
 from esogen.cli import training_options as options
-from esogen.cli.options import Device, flags_named
+from esogen.cli.options import Device
 from esogen.cli.terminal import Console
 from esogen.cli.training_progress import Progress, measured, shown
 from esogen.errors import Interrupted, UsageError
@@ -101,24 +101,23 @@ def train(
     card = CardDefaults(card_length, card_steps, card_alpha_0, card_schedule)
     console = Console.stderr(quiet=quiet)
     kind = _family(family, init, console)
-    with flags_named():
-        first_alpha = {"alpha_0": alpha_0[0] if alpha_0 else None}
-        check_used(kind, {**shape, **first_alpha, "bos": bos})
-        check_used(kind, asdict(card), prefix="card_")
-        settings = TrainingSettings(
-            steps=steps,
-            alphas=tuple(alpha_0 or [ALPHA_0.get(kind, 1.0)]),
-            batch_size=batch_size,
-            micro_batch=micro_batch or min(batch_size, options.MICRO_BATCH),
-            learning_rate=learning_rate,
-            warmup=min(steps // 10, options.PUBLISHED_WARMUP) if warmup is None else warmup,
-            decay=decay,
-            weight_decay=weight_decay,
-            clip=clip,
-            ema=ema,
-            layout=layout,
-            seed=seed,
-        )
+    first_alpha = {"alpha_0": alpha_0[0] if alpha_0 else None}
+    check_used(kind, {**shape, **first_alpha, "bos": bos})
+    check_used(kind, asdict(card), prefix="card_")
+    settings = TrainingSettings(
+        steps=steps,
+        alphas=tuple(alpha_0 or [ALPHA_0.get(kind, 1.0)]),
+        batch_size=batch_size,
+        micro_batch=micro_batch or min(batch_size, options.MICRO_BATCH),
+        learning_rate=learning_rate,
+        warmup=min(steps // 10, options.PUBLISHED_WARMUP) if warmup is None else warmup,
+        decay=decay,
+        weight_decay=weight_decay,
+        clip=clip,
+        ema=ema,
+        layout=layout,
+        seed=seed,
+    )
     given = {name: value for name, value in shape.items() if value is not None}
     job = _Job(files, valid, output, settings, given, tokenizer, init, bos, resume=resume)
     place = _Place(device, dtype, save_dtype, compiled, attention)
@@ -292,11 +291,9 @@ def _start(
 
     if job.init is not None:
         _refuse_beside_init(job)
-        with flags_named():
-            return from_model(job.init, job.shape.get("dropout"), job.bos, device)
+        return from_model(job.init, job.shape.get("dropout"), job.bos, device)
     shape = Shape(**job.shape)
-    with flags_named():
-        shape.config(shape.vocab_size)  # told before a tokenizer is trained
+    shape.config(shape.vocab_size)  # told before a tokenizer is trained
     kept = job.folder / TOKENIZER  # a resumed run goes on with the tokenizer it began with
     if given := job.tokenizer or (kept if job.resume and kept.is_file() else beside):
         tokenizer = given_tokenizer(given, job.shape.get("vocab_size"))
