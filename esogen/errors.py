@@ -26,3 +26,23 @@ class NumericalError(EsogenError):
 
 class Interrupted(EsogenError):  # noqa: N818 - nobody's error
     """The user stopped a run, and what was kept: printed as one line, exit code 130."""
+
+
+DONE, PROBLEM, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes of every program here."""
+
+
+def explain(error: BaseException) -> tuple[str, int] | None:
+    """What is printed of an error, on one line, and the exit code; None for what nobody foresaw."""
+    match error:
+        case Interrupted():
+            return str(error), INTERRUPTED
+        case KeyboardInterrupt():
+            return "interrupted", INTERRUPTED
+        case UsageError():
+            return str(error), WRONG_USAGE
+        case EsogenError():
+            return str(error), PROBLEM
+        case OSError(strerror=str(reason)):
+            return f"{error.filename}: {reason}" if error.filename else reason, PROBLEM
+    return None
