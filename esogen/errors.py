@@ -9,7 +9,11 @@ class EsogenError(Exception):
 
 
 class UsageError(EsogenError):
-    """A value that cannot be used as given: printed as one line, exit code 2."""
+    """A value or a text that cannot be used as given: printed as one line, exit code 2.
+
+    Also a text that is empty or not UTF-8, wherever it comes from. A file that is not there, cannot
+    be read or is damaged is an `EsogenError`.
+    """
 
 
 class CheckpointError(EsogenError):
@@ -26,6 +30,15 @@ class NumericalError(EsogenError):
 
 class Interrupted(EsogenError):  # noqa: N818 - nobody's error
     """The user stopped a run, and what was kept: printed as one line, exit code 130."""
+
+
+def not_utf_8(name: str, error: UnicodeDecodeError, before: int = 0) -> UsageError:
+    """Of a text of this name, read up to byte `before`, that `error` found to be no UTF-8."""
+    return UsageError(
+        f"{name} is not UTF-8: there is the byte 0x{error.object[error.start]:02x} at"
+        f" {before + error.start}; wanted UTF-8 text: convert it first, for example with"
+        " iconv -f latin1 -t utf-8"
+    )
 
 
 DONE, PROBLEM, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130

@@ -369,6 +369,61 @@ def test_stdin_that_is_not_utf_8_is_told_where(esogen: Esogen) -> None:
     assert "iconv" in line
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "score {}",
+        "score --rank {}",
+        "score --text ab --order given:{}",
+        "infill -f {}",
+        "infill --revise 30% {}",
+        "train {} -o {}.out",
+        "train {}.good -o {}.out --valid {}",
+        "tokenize {} -o {}.out",
+    ],
+)
+@pytest.mark.parametrize("content", [b"", b"caf\xe9 au lait"])
+def test_a_file_of_text_that_is_empty_or_not_utf_8_is_wrong_usage_everywhere(
+    esogen: Esogen, tmp_path: Path, words: str, content: bytes
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    Path(f"{file}.good").write_text("Once upon a time")
+    line = problem(esogen(*words.replace("{}", str(file)).split()), code=2)
+    assert ("there is the byte 0xe9 at 3; wanted UTF-8" in line) == bool(content)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("replay {}", "wanted a trace: esogen sample --trace FILE records one"),
+        ("infill -f {}", "wanted a file that holds a template"),
+        ("infill --jsonl -f {}", "wanted a file with a template a line"),
+        ("infill --revise 30% {}", "wanted the file of a draft, or - for stdin"),
+        ("score {}", "wanted a text file, or - for stdin"),
+        ("train {} -o {}.out", "wanted a text file"),
+        ("models import {} {}.out", "wanted a .ckpt"),
+    ],
+)
+def test_a_file_that_is_not_there_is_told_with_what_was_wanted(
+    esogen: Esogen, tmp_path: Path, words: str, wanted: str
+) -> None:
+    name = str(tmp_path / "nope")
+    line = problem(esogen(*words.replace("{}", name).split()), code=1)
+    assert name in line
+    assert wanted in line
+
+
+@pytest.mark.parametrize("name", ["file", "file/inside"])
+def test_an_export_to_a_file_is_told_to_name_a_folder(
+    esogen: Esogen, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    line = problem(esogen("models", "export", str(tmp_path / name)), code=1)
+    assert f"{tmp_path / 'file'} is no folder; name another folder" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_closed_stdin_that_was_asked_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UsageError, match="closed; pipe a text in"):

@@ -510,6 +510,7 @@ def test_several_processes_share_the_texts_and_the_first_writes(
         (("--text", "a", "b.txt"), b"", 2, "--text and FILE exclude each other"),
         (("-", "-"), b"a", 2, "- is given more than once"),
         (("--text", "The cat", "--order", "rondom"), b"", 2, "did you mean --order random?"),
+        (("--text", "The cat", "--order", "foo"), b"", 2, "random, blocks, streams, given:FILE"),
         (("--text", "The cat", "--order", "given:nowhere"), b"", 1, "cannot read nowhere"),
         (("--text", "The cat", "--orders", "0"), b"", 2, "--orders is 0"),
         (("--text", "The cat", "--order", "streams", "--orders", "2"), b"", 2, "--orders is 2; it"),

@@ -98,7 +98,7 @@ def test_files_are_read_in_order_and_xz_is_unpacked(tmp_path: Path) -> None:
         ("a.txt", None, "cannot read .*a.txt: No such file"),
         ("a.txt", b"", "holds no text to train on"),
         ("a.txt", b"\n <|endoftext|>\n\n", "holds no text to train on"),
-        ("a.txt", b"caf\xe9", r"is not UTF-8 \(byte 3\)"),
+        ("a.txt", b"caf\xe9", "is not UTF-8: there is the byte 0xe9 at 3"),
         ("a.xz", b"plain text", "is no intact xz file"),
         ("a.xz", lzma.compress(b"text" * 99)[:-9], "is no intact xz file"),
     ],
@@ -833,7 +833,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(
     ("content", "message"),
     [
         (b"", "holds no text to train on; give a file with some text in it"),
-        (b"caf\xe9", "is not UTF-8 (byte 3); convert it"),
+        (b"caf\xe9", "is not UTF-8: there is the byte 0xe9 at 3; wanted UTF-8 text: convert it"),
     ],
 )
 def test_a_bad_training_file_is_one_line(
@@ -842,7 +842,7 @@ def test_a_bad_training_file_is_one_line(
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
     code, said = command(path, "-o", tmp_path / "out", *SMALL)
-    assert code == 1
+    assert code == 2
     assert message in said
     assert len(said.splitlines()) == 1
 

@@ -23,7 +23,7 @@ from esogen.cli.infill_run import (
     fill_one,
 )
 from esogen.cli.progress import audience
-from esogen.cli.prompt import STDIN, read_file, read_prompt, read_stdin
+from esogen.cli.prompt import STDIN, opened_file, read_file, read_prompt, read_stdin
 from esogen.cli.sample import judge
 from esogen.cli.terminal import Console, colors_refused, is_terminal
 from esogen.cli.word_diff import word_diff
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from esogen.generate.template import Tokens
     from esogen.language_model import LanguageModel
     from esogen.ranking.infilling import InfillSettings
+
+_TEMPLATE_FILE = "a file that holds a template; one that is typed needs no --file"
 
 
 def infill(
@@ -214,7 +216,7 @@ class Given:
         """The template; empty where there is none, which `needed` forbids."""
         self._check()
         if self.file is not None:
-            return read_file(self.file)
+            return read_file(self.file, _TEMPLATE_FILE)
         text = read_prompt(self.arguments, console, "TEMPLATE")
         if needed and not text:
             raise UsageError(
@@ -233,7 +235,7 @@ class Given:
         """What the editor begins with; with `plain`, stdin is left to the commands."""
         self._check()
         if self.file is not None:
-            return read_file(self.file)
+            return read_file(self.file, _TEMPLATE_FILE)
         if plain and STDIN in self.arguments:
             raise UsageError("--plain reads commands from stdin; give TEMPLATE or --file instead")
         return read_prompt(self.arguments, console, "TEMPLATE") if self.arguments else ""
@@ -249,7 +251,7 @@ class Given:
         path = self.file or Path(*self.arguments)
         if (not self.arguments and self.file is None) or self.arguments == (STDIN,):
             return read_stdin(console, "draft")
-        return read_file(path)
+        return read_file(path, "the file of a draft, or - for stdin")
 
     @contextmanager
     def lines(self) -> Iterator[BinaryIO]:
@@ -257,7 +259,7 @@ class Given:
         if self.arguments not in ((), (STDIN,)):
             raise UsageError("--jsonl reads its templates from stdin or --file; leave TEMPLATE out")
         if self.file is not None:
-            with self.file.open("rb") as source:
+            with opened_file(self.file, "a file with a template a line") as source:
                 yield source
         else:
             yield io.BytesIO() if sys.stdin is None else sys.stdin.buffer

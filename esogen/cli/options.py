@@ -99,15 +99,15 @@ def _draft_of(value: str | None) -> int | Literal["auto"] | None:
     return "auto" if value == "auto" else whole("--draft", besides=", or auto")(value)
 
 
-def word(flag: str, words: Sequence[W]) -> Callable[[str], W]:
-    """A parser of one of these words."""
+def word(flag: str, words: Sequence[W], besides: str = "") -> Callable[[str], W]:
+    """A parser of one of these words; what may be said `besides` is for the message."""
 
     def parse(value: str) -> W:
         for known in words:
             if value == known:
                 return known
         near = next(map(str, get_close_matches(value.lower(), words, n=1)), None)
-        raise _wrong(flag, repr(value), f"one of {', '.join(words)}", near)
+        raise _wrong(flag, repr(value), f"one of {', '.join(words)}{besides}", near)
 
     return parse
 

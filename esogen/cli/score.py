@@ -11,7 +11,7 @@ from esogen.cli.output import Output, opened
 from esogen.cli.prompt import STDIN
 from esogen.cli.score_heat import Heat, painted
 from esogen.cli.score_run import Job, Shown, execute, journal_at, load_run
-from esogen.cli.score_sources import Sources, read_orders
+from esogen.cli.score_sources import GIVEN, Sources, read_orders
 from esogen.cli.terminal import Console
 from esogen.errors import UsageError
 from esogen.ranks import Ranks
@@ -61,14 +61,15 @@ def score(
     Without FILE, stdin is read. A text file holds one text, or several parted by lines
     <|endoftext|>.
     """
-    given = read_orders(order) if order and order.startswith("given:") else []
+    given = read_orders(order) if order and order.startswith(GIVEN) else []
+    word = None if given or order is None else own.read_order(order)
 
     def settings(lm: "LanguageModel") -> "ScoreSettings":
         from esogen.scoring.defaults import settings_for
 
         return settings_for(
             lm.checkpoint,
-            order=None if given or order is None else options.word("--order", own.ORDERS)(order),
+            order=word,
             given=given,
             orders=orders,
             alpha_0=alpha_0,
@@ -81,8 +82,6 @@ def score(
             time_samples=time_samples,
         )
 
-    if order is not None and not given:
-        options.word("--order", own.ORDERS)(order)
     ranks = Ranks.here()
     shown = Shown(format, by, top, compare, rank)
     sources = _sources(files or [], text, field, lines, shown)

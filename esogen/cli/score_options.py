@@ -13,6 +13,8 @@ BoundWord = Literal["exact", "nelbo"]
 OrderWord = Literal["left-to-right", "random", "blocks", "streams"]
 ORDERS: tuple[OrderWord, ...] = get_args(OrderWord)
 """Orders that need no file."""
+read_order = word("--order", ORDERS, besides=", given:FILE")
+"""The parser of those."""
 
 _WHAT, _HOW = "What is scored", "How it is scored"
 _SHOWN, _WHERE, _WITH = "What is shown", "Where it goes", "What it runs on"
