@@ -951,3 +951,67 @@ def test_model_folders_are_offered_to_shells(
 def test_constants_that_wait_for_no_torch_are_those_of_the_model() -> None:
     assert infill_run.MAX_COMBINATIONS == language_model.MOST_COMBINATIONS
     assert options.LARGEST == streams.LARGEST_SEED
+
+
+# Flags that go together, or do not
+
+
+@pytest.fixture
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder this process is in, with one file of text."""
+    (tmp_path / "file").write_text("Once upon a time")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "second"),
+    [
+        ("sample --output-dir d -o x", "--output-dir", "--output"),
+        ("sample --output-dir d -0", "--output-dir", "--null"),
+        ("sample --no-live --theme default", "--no-live", "--theme"),
+        ("sample --no-kv-cache --attention sdpa", "--no-kv-cache", "--attention"),
+        ("infill --jsonl --work x", "--jsonl", "--work"),
+        ("infill --jsonl --verify", "--jsonl", "--verify"),
+        ("infill --jsonl --plain", "--jsonl", "--plain"),
+        ("infill --jsonl --format text", "--jsonl", "--format text"),
+        ("infill --plain --trace x [MASK]", "--plain", "--trace"),
+        ("infill --plain --draft 4 [MASK]", "--plain", "--draft"),
+        ("infill --resume --starts-with x", "--resume", "--starts-with"),
+        ("infill --revise 30% --work x file", "--revise", "--work"),
+        ("infill --work x [MASK]", "--work", "TEMPLATE"),
+        ("infill --keep x [MASK]", "--keep", "--revise"),
+        ("score --text a --lines", "--text", "--lines"),
+        ("score --field x --lines file", "--field", "--lines"),
+        ("score --compare --rank a b", "--compare", "--rank"),
+        ("score --compare --lines a b", "--compare", "--lines"),
+        ("score --bound nelbo --order blocks file", "--bound nelbo", "--order"),
+        ("score --bound nelbo --html x file", "--bound nelbo", "--html"),
+        ("score --order left-to-right --alpha-0 0.5 x", "--order left-to-right", "--alpha-0"),
+        ("score --format csv --top 3 x", "--format csv", "--top"),
+        ("score --state s --html x file", "--state", "--html"),
+        ("score --steps 3 file", "--steps", "--order blocks or --order streams"),
+        ("score --steps 3 --order random file", "--steps", "--order blocks or --order streams"),
+        ("score --time-samples 3 file", "--time-samples", "--bound nelbo"),
+        ("score --rank --top 2 file", "--rank", "--top"),
+        ("replay --export x.svg --step 3 x", "--export", "--step"),
+        ("replay --step 3 --speed 2 x", "--step", "--speed"),
+        ("replay --no-live --color-by step x", "--no-live", "--color-by"),
+        ("train file -o out --valid-every 5", "--valid-every", "--valid"),
+        ("bench --paper --model x", "--paper", "--model"),
+        ("bench --mdlm-steps 3", "--mdlm-steps", "--paper"),
+        ("bench --no-kv-cache --attention sdpa", "--no-kv-cache", "--attention"),
+    ],
+)
+def test_a_flag_that_would_change_nothing_beside_another_is_refused_with_both_named(
+    in_a_folder: Path, esogen: Esogen, words: str, first: str, second: str
+) -> None:
+    line = problem(esogen(*words.split()), code=2)
+    assert re.match(rf"esogen: {first}\b.*{re.escape(second)}\b", line)
+    assert [path.name for path in in_a_folder.iterdir()] == ["file"]
+
+
+def test_flags_that_go_together_are_taken(esogen: Esogen) -> None:
+    for words in ("--order blocks --steps 3", "--bound nelbo --time-samples 2 --alpha-0 0.5"):
+        assert esogen("score", "--text", "Once upon a time", *words.split()).code == 0
+    assert esogen("sample", *FEW, "--live", "--no-live", "--format", "text").code == 0

@@ -335,11 +335,11 @@ def test_what_a_disk_does_not_take_is_told_and_made_again(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--output-dir", "out", "-o", "a"), "--output and --output-dir exclude each other"),
-        (("--output-dir", "out", "--trace", "a"), "--trace and --output-dir exclude each other"),
+        (("--output-dir", "out", "-o", "a"), "--output-dir and --output exclude each other"),
+        (("--output-dir", "out", "--trace", "a"), "--output-dir and --trace exclude each other"),
         (("--output-dir", "out", "--format", "json"), "writes JSON lines; leave --format json out"),
         (("--output-dir", "out", "--format", "text"), "writes JSON lines; leave --format text out"),
-        (("--output-dir", "out", "-0"), "--null is for --format text, not jsonl"),
+        (("--output-dir", "out", "-0"), "--output-dir and --null exclude each other"),
         (("--devices", "cpu"), "--device and --devices exclude each other"),
     ],
 )

@@ -49,7 +49,7 @@ def flags_named(message: str, flags: Mapping[str, str]) -> str:
     words = message.replace("kv_cache is False", "no_kv_cache is given", 1)
     names = "|".join(map(re.escape, flags))
     valued = rf"(?:^|(?<= and )|(?<=, )|(?<=\())(?:{names})(?= is | \S+ -> )"
-    alone = rf"(?<![\w/.'\"-])(?=[a-z0-9]+_)(?:{names})(?![\w/.'\"-])"
+    alone = rf"(?<![\w/.'\"-])(?=[a-z0-9]+_)(?:{names})(?![\w/.,)'\"-])"
     return re.sub(f"{valued}|{alone}", lambda match: flags[match[0]], words)
 
 

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import typer
+
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.cli import infill_options, options
 from esogen.cli.infill_editor import Desk, default_work_file, edit
@@ -38,7 +40,24 @@ if TYPE_CHECKING:
 _TEMPLATE_FILE = "a file that holds a template; one that is typed needs no --file"
 
 
+_NOT_EDITED = (
+    *("--revise", "--draft", "--verify", "--trace", "--format", "--top", "--batch-size"),
+    *("--no-kv-cache", "--live", "--no-live", "--theme", "--color-by"),
+)
+"""What the editor has no use for."""
+_APART: options.Apart = {
+    "--jsonl": ("--revise", "--plain", "--resume", "--work", "--verify", "--format text"),
+    "--plain": _NOT_EDITED,
+    "--resume": (*_NOT_EDITED, "--fix", "--starts-with", "--ends-with", "--length"),
+    "--revise": ("--work",),
+    "--no-live": ("--theme", "--color-by"),
+    "--no-kv-cache": ("--attention",),
+}
+_TOGETHER: options.Apart = {"--keep": ("--revise",)}
+
+
 def infill(
+    ctx: typer.Context,
     template: infill_options.Template = None,
     *,
     file: infill_options.File = None,
@@ -88,6 +107,8 @@ def infill(
     if it is a pipe or a file. stdout gets the text, nothing else.
     """
 
+    options.keep_apart(ctx, _APART)
+    options.keep_together(ctx, _TOGETHER)
     drafted, costs = options.drafts_of(draft, draft_costs, verify=verify)
 
     def settings(lm: "LanguageModel") -> "InfillSettings":
@@ -112,10 +133,12 @@ def infill(
     around = Around(tuple(fix or ()), starts_with, ends_with, length)
     given = Given(tuple(template or ()), file)
     drawn_in = UNPAINTED if colors_refused(no_color=no_color) else THEMES[theme]
-    ways = Ways(jsonl, revise, tuple(keep or ()), plain, resume, work, drafted is not None)
+    ways = Ways(jsonl, revise, tuple(keep or ()), plain, resume, work)
     make = partial(Setup, model, device, dtype, attention, batch_size, top, settings=settings)
     with audience(console, live=live, theme=drawn_in, color_by=color_by) as who:
         place = Place(output, trace, Form(format, top), who)
+        if not jsonl and given.nothing(around):
+            options.keep_apart(ctx, {"the editor": _NOT_EDITED})
         run = _go(ways, given, around, make, place)
     if run:
         _tell(run, place, drawn=seed is None)
@@ -136,7 +159,6 @@ class Ways:
     plain: bool
     resume: bool
     work: Path | None
-    drafted: bool
 
 
 def _go(
@@ -144,19 +166,17 @@ def _go(
 ) -> Run | None:
     """Work in the way that was asked for; a run of one template is returned."""
     console = place.console
-    if ways.keep and ways.revise is None:
-        raise UsageError("--keep protects parts of a draft; give --revise, or leave it out")
     if ways.jsonl:
         with given.lines() as lines:
             fill_lines(make(words=()), lines, place, around.tokens)
         return None
     if ways.plain or ways.resume or given.nothing(around):
-        if ways.drafted:
-            raise UsageError("--draft is not for the editor; give a TEMPLATE, or leave it out")
         desk = Desk(ways.work or default_work_file(), plain=ways.plain, resume=ways.resume)
         text = given.template(console, plain=ways.plain)
         edit(make(words=()), desk, place, text, around.tokens)
         return None
+    if ways.work:
+        raise UsageError("--work is for the editor, and TEMPLATE is filled at once; leave out one")
     if ways.revise is None:
         written = Written(given.text(console, needed=around.length is None), around)
         return fill_one(make(words=written.words()), written, place)

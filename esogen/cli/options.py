@@ -4,7 +4,7 @@ Values are parsed here, so that a wrong one is told the flag, the value, the ran
 right thing to type before anything is loaded.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from glob import escape, glob
@@ -37,6 +37,44 @@ def given(ctx: typer.Context, name: str) -> bool:
     """Whether a value was typed, and is not the default."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+Apart = Mapping[str, Sequence[str]]
+"""Ways to call a command and other such ways: each a flag, a flag with a value, or, where it is the
+case, words."""
+
+
+def keep_apart(ctx: typer.Context, apart: Apart) -> None:
+    """Raise `UsageError` where two were typed of which the first leaves the second without effect.
+
+    `apart` has the second ones by the first.
+    """
+    for way, others in apart.items():
+        other = next((other for other in others if _typed(ctx, way) and _typed(ctx, other)), None)
+        if other:
+            raise UsageError(f"{way} and {other} exclude each other; give one of them")
+
+
+def keep_together(ctx: typer.Context, together: Apart) -> None:
+    """Raise `UsageError` where one was typed that has no effect without another, and that was not.
+
+    `together` has those that will do by those that need one of them.
+    """
+    for way, needed in together.items():
+        if _typed(ctx, way) and not any(_typed(ctx, other) for other in needed):
+            raise UsageError(f"{way} is for {' or '.join(needed)}; give both, or leave {way} out")
+
+
+def _typed(ctx: typer.Context, way: str) -> bool:
+    flag, _, value = way.partition(" ")
+    if not flag.startswith("-"):
+        return True
+    for option in ctx.command.params:
+        if option.name and flag in (*option.opts, *option.secondary_opts):
+            found = ctx.params[option.name]
+            meant = found is not (flag in option.secondary_opts) and value in ("", str(found))
+            return meant and given(ctx, option.name)
+    raise LookupError(flag)
 
 
 def whole(flag: str, least: int = 1, besides: str = "") -> Callable[[str | int], int]:

@@ -37,6 +37,12 @@ Prompt = Annotated[
     ),
 ]
 
+_APART: options.Apart = {
+    "--output-dir": ("--output", "--trace", "--separator", "--null"),
+    "--no-live": ("--theme", "--color-by"),
+    "--no-kv-cache": ("--attention",),
+}
+
 
 def sample(
     ctx: typer.Context,
@@ -104,13 +110,13 @@ def sample(
             kv_cache=not no_kv_cache,
         )
 
+    options.keep_apart(ctx, _APART)
     kept = output_dir is not None
     drafted, costs = options.drafts_of(draft, draft_costs, verify=verify, kept=kept)
     ranks, places = Ranks.here(), read_devices(devices, device)
     several = max(ranks.world, len(places)) > 1
     if several or output_dir:
-        chosen = options.given(ctx, "format")
-        _check_folder(output_dir, output, trace, format if chosen else None)
+        _check_folder(output_dir, format if options.given(ctx, "format") else None)
     layout = Layout("jsonl" if output_dir else format, separator, null=null)
     console = Console.stderr(quiet=quiet or not ranks.first, no_color=no_color)
     text = read_prompt(prompt or [], console, shared=several)
@@ -237,15 +243,10 @@ def _carry_on(
     return run, made
 
 
-def _check_folder(
-    folder: Path | None, output: Path | None, trace: Path | None, word: str | None
-) -> None:
-    """Raise `UsageError` where several processes have no folder, or flags exclude one."""
+def _check_folder(folder: Path | None, word: str | None) -> None:
+    """Raise `UsageError` where several processes have no folder, or another format is wanted."""
     if folder is None:
         raise UsageError("several processes write into a folder; give --output-dir DIR")
-    for flag, given in (("--output", output), ("--trace", trace)):
-        if given:
-            raise UsageError(f"{flag} and --output-dir exclude each other; give one of them")
     if word not in (None, "jsonl"):
         raise UsageError(f"--output-dir writes JSON lines; leave --format {word} out")
 

@@ -4,6 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.cli import options
 from esogen.cli import score_options as own
@@ -21,7 +23,23 @@ if TYPE_CHECKING:
     from esogen.scoring.settings import ScoreSettings
 
 
+_APART: options.Apart = {
+    "--text": ("--field", "--lines", "--rank", "--compare"),
+    "--field": ("--lines",),
+    "--compare": ("--rank", "--lines", "--field"),
+    "--bound nelbo": ("--order", "--steps", "--heat-map", "--html", "--svg"),
+    "--order left-to-right": ("--alpha-0",),
+    "--format csv": ("--top", "--against"),
+    "--state": ("--html", "--svg"),
+}
+_TOGETHER: options.Apart = {
+    "--steps": ("--order blocks", "--order streams"),
+    "--time-samples": ("--bound nelbo",),
+}
+
+
 def score(
+    ctx: typer.Context,
     files: own.Files = None,
     *,
     text: own.Text = None,
@@ -61,6 +79,8 @@ def score(
     Without FILE, stdin is read. A text file holds one text, or several parted by lines
     <|endoftext|>.
     """
+    options.keep_apart(ctx, _APART)
+    options.keep_together(ctx, _TOGETHER)
     given = read_orders(order) if order and order.startswith(GIVEN) else []
     word = None if given or order is None else own.read_order(order)
 

@@ -51,8 +51,11 @@ class Job:
     def check(self, bound: str, orders: int | None) -> None:
         """Raise `UsageError` for flags that exclude each other."""
         shown = self.shown
-        if shown.compare and shown.rank:
-            raise UsageError("--compare and --rank exclude each other; give one of them")
+        if shown.rank and shown.format == "text" and (shown.top or self.against):
+            raise UsageError(
+                "--rank writes the lines alone; leave --top and --against out, or give --format"
+                " jsonl"
+            )
         if bound == "nelbo" and (shown.top or shown.by != "surprisal"):
             raise UsageError(
                 "--bound nelbo is of a whole text and says nothing of its words; leave --top and"

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+import typer
+
 from esogen.checkpoint.config_file import CardDefaults, read_config
 from esogen.checkpoint.resolve import TOKENIZER, resolve
 from esogen.cli import training_options as options
-from esogen.cli.options import Device
+from esogen.cli.options import Device, keep_together
 from esogen.cli.terminal import Console
 from esogen.cli.training_progress import Progress, measured, shown
 from esogen.errors import Interrupted, UsageError
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 
 def train(
+    ctx: typer.Context,
     files: options.Files,
     output: options.Output,
     *,
@@ -86,6 +89,7 @@ def train(
     model.safetensors with the averaged weights. state.safetensors beside them is what --resume
     goes on from. Ctrl-C finishes the step in hand and saves.
     """
+    keep_together(ctx, {"--valid-every": ("--valid",)})
     until = time.monotonic() + (math.inf if minutes is None else 60 * minutes)
     shape = {
         "family": family,
