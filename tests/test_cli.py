@@ -22,14 +22,14 @@ import pytest
 from typer.testing import CliRunner
 
 from esogen import language_model
-from esogen.checkpoint import resolve
+from esogen.checkpoint import cpu_precision, resolve
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.cli import infill_run, main, options, sample
 from esogen.cli.app import COMMANDS
 from esogen.cli.command import flags_named
 from esogen.cli.progress import Audience, drive
 from esogen.cli.prompt import read_prompt
-from esogen.cli.summary import command_again
+from esogen.cli.summary import command_line, sampling_flags
 from esogen.cli.terminal import Console
 from esogen.errors import UsageError
 from esogen.generate import streams
@@ -617,7 +617,7 @@ def test_an_interrupt_anywhere_else_is_one_line(
 
 def test_a_terminal_sees_progress_then_the_text_then_what_it_cost(on_terminal: Esogen) -> None:
     screen = on_terminal("sample", "Once", *FEW, "--no-live").screen
-    stages = ["starting", "loading", " phase · step 1 of ", "Once", "tokens/s · seed 1 · esogen"]
+    stages = ["starting", "loading", " phase · step 1 of ", "Once", "tokens/s · esogen"]
     found = [screen.index(stage) for stage in stages]
     assert found == sorted(found)
     text = screen[: screen.index("\nOnce") if "\nOnce" in screen else screen.rindex("\x1b[2KOnce")]
@@ -637,6 +637,34 @@ def test_the_last_line_holds_the_command_that_writes_the_same(
     first = on_terminal(*words, streams="stderr")
     assert first.stdout == esogen(*words).stdout
     assert command in first.screen
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        ("--seed 4294967295", "--seed 4294967295"),
+        ("-L 32 --top-p 0.5 -n 2 --seed 1 --dtype fp32 x",) * 2,
+        ("-n 1 -s 64 --seed 1 --raw", "--seed 1 --raw"),
+        ("-L 32 -s 8 --alpha-0 1 --schedule streams --seed 1 x", "-L 32 -s 8 --seed 1 x"),
+    ],
+)
+def test_the_last_line_says_no_more_than_is_needed_here(
+    on_terminal: Esogen, esogen: Esogen, monkeypatch: pytest.MonkeyPatch, words: str, last: str
+) -> None:
+    monkeypatch.delenv("ESOGEN_MODEL")
+    shown = on_terminal("sample", *words.split(), "--no-color", streams="stderr")
+    line = shown.screen.split("\x1b[2K")[-1].removesuffix("\n")
+    assert line.endswith(f" tokens/s · esogen sample {last}")
+    assert len(line) <= 80 or "fp32" in words
+    assert esogen("sample", *last.split()).stdout == shown.stdout
+
+
+def test_the_last_line_names_a_precision_that_is_not_kept(
+    on_terminal: Esogen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_precision, "kept", lambda: None)
+    screen = on_terminal("sample", *FEW, streams="stderr").screen
+    assert re.search(r"--seed 1 --dtype (fp32|fp16|bf16)\b", screen)
 
 
 def test_streams_are_told_apart(on_terminal: Esogen) -> None:
@@ -815,7 +843,8 @@ _DIRECTED = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 )
 def test_the_command_again_holds_any_prompt_on_one_line(prompt: str) -> None:
     settings = SampleSettings(8, 7, ScheduleSettings(4, 0.5), DrawSettings(1.0, None, 0.9))
-    command = command_again(settings, prompt=prompt, n=1, model="m", device="auto", dtype="fp32")
+    flags = sampling_flags(settings, n=1, model="m", device="auto", dtype="fp32")
+    command = command_line("sample", flags, prompt)
     assert command.isprintable()
     bash = shutil.which("bash") or pytest.skip("needs bash")
     shown = f'esogen() {{ printf %s "${{@: -1}}"; }}; {command}'

@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from esogen.cli.infill_run import (
 from esogen.cli.progress import audience
 from esogen.cli.prompt import STDIN, opened_file, read_file, read_prompt, read_stdin
 from esogen.cli.sample import judge
+from esogen.cli.summary import Said
 from esogen.cli.terminal import Console, colors_refused, is_terminal
 from esogen.cli.word_diff import word_diff
 from esogen.errors import UsageError
@@ -168,20 +169,20 @@ def _go(
     console = place.console
     if ways.jsonl:
         with given.lines() as lines:
-            fill_lines(make(words=()), lines, place, around.tokens)
+            fill_lines(make(template=((), None)), lines, place, around.tokens)
         return None
     if ways.plain or ways.resume or given.nothing(around):
         desk = Desk(ways.work or default_work_file(), plain=ways.plain, resume=ways.resume)
         text = given.template(console, plain=ways.plain)
-        edit(make(words=()), desk, place, text, around.tokens)
+        edit(make(template=((), None)), desk, place, text, around.tokens)
         return None
     if ways.work:
         raise UsageError("--work is for the editor, and TEMPLATE is filled at once; leave out one")
     if ways.revise is None:
         written = Written(given.text(console, needed=around.length is None), around)
-        return fill_one(make(words=written.words()), written, place)
+        return fill_one(make(template=written.said()), written, place)
     draft = Draft(given.draft(console, around), given, ways.revise, ways.keep)
-    run = fill_one(make(words=draft.words()), draft, place)
+    run = fill_one(make(template=draft.said()), draft, place)
     if run.best:
         draft.show(run.best.text, console)
     return run
@@ -189,11 +190,11 @@ def _go(
 
 def _tell(run: Run, place: Place, *, drawn: bool) -> None:
     """The line after a run; or the seed alone, if it was drawn and nobody has it yet."""
-    console, seed = place.console, f"seed {run.settings.seed}"
+    console = place.console
     if console.shown:
-        console.say(f"{run.tally} · {seed} · {run.again()}")
+        console.say(f"{run.tally} · {run.again(here=True)}")
     elif drawn and place.form.format == "text":
-        console.say(seed)
+        console.say(f"seed {run.settings.seed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +216,13 @@ class Around:
             length=self.length,
         )
 
-    def words(self) -> list[object]:
+    def flags(self) -> Said:
         """The flags that say the same."""
         return [
-            *(word for pair in self.fix for word in ("--fix", pair)),
-            *(("--starts-with", self.starts_with) if self.starts_with else ()),
-            *(("--ends-with", self.ends_with) if self.ends_with else ()),
-            *(() if self.length is None else ("-L", self.length)),
+            *(("--fix", pair) for pair in self.fix),
+            *((("--starts-with", self.starts_with),) if self.starts_with else ()),
+            *((("--ends-with", self.ends_with),) if self.ends_with else ()),
+            *(() if self.length is None else (("-L", self.length),)),
         ]
 
 
@@ -248,7 +249,7 @@ class Given:
     def nothing(self, around: Around) -> bool:
         """Whether there is no template, and somebody at a terminal to write one."""
         streams = (sys.stdin, sys.stdout if is_terminal(sys.stdout) else sys.stderr)
-        said = self.arguments or self.file or around.words()
+        said = self.arguments or self.file or around.flags()
         return not said and all(map(is_terminal, streams))
 
     def template(self, console: Console, *, plain: bool) -> str:
@@ -263,8 +264,8 @@ class Given:
     def draft(self, console: Console, around: Around) -> str:
         """The text of the file that is named, or of stdin."""
         self._check()
-        if around.words():
-            flag = around.words()[0]
+        if around.flags():
+            flag = around.flags()[0][0]
             raise UsageError(f"{flag} is for templates; --revise takes a draft: leave it out")
         if len(self.arguments) > 1:
             raise UsageError("--revise takes one draft; give the path of one file, or - for stdin")
@@ -300,10 +301,9 @@ class Written:
         """The template in the tokens of the model."""
         return self.around.tokens(run, self.text)
 
-    def words(self) -> Sequence[object]:
-        """The words of a command line that give it again."""
-        dashes = ("--",) if self.text.startswith("-") else ()
-        return [*self.around.words(), *dashes, *((self.text,) if self.text else ())]
+    def said(self) -> tuple[Said, str | None]:
+        """The flags of a command line that give it again, and its argument."""
+        return self.around.flags(), self.text or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,10 +321,11 @@ class Draft:
             self.text, share=self.share, keep=self.keep, seed=run.settings.seed
         )
 
-    def words(self) -> Sequence[object]:
-        """The words of a command line that give it again."""
-        keep = [word for pattern in self.keep for word in ("--keep", pattern)]
-        return ["--revise", self.share, *keep, self.given.file or " ".join(self.given.arguments)]
+    def said(self) -> tuple[Said, str | None]:
+        """The flags of a command line that give it again, and its argument: the draft's file."""
+        keep = [("--keep", pattern) for pattern in self.keep]
+        name = self.given.file or " ".join(self.given.arguments) or STDIN
+        return [("--revise", self.share), *keep], str(name)
 
     def show(self, text: str, console: Console) -> None:
         """Tell what became of the draft, word by word."""

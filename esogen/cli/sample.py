@@ -14,7 +14,14 @@ from esogen.cli.output import Filed, Layout, Writer, opened
 from esogen.cli.progress import Audience, audience, drive
 from esogen.cli.prompt import read_prompt
 from esogen.cli.recording import Recording, recording
-from esogen.cli.summary import Tally, command_again
+from esogen.cli.summary import (
+    Said,
+    Tally,
+    command_line,
+    how_drawn,
+    sampling_flags,
+    usual_flags,
+)
 from esogen.cli.terminal import Console, colors_refused
 from esogen.errors import EsogenError, Interrupted, UsageError
 from esogen.ranks import Ranks
@@ -177,12 +184,11 @@ class Run:
         """What JSON says of every text of this run."""
         return self.lm.run_fields(self.settings)
 
-    def again(self) -> str:
-        """The command that gives the same texts."""
-        job = self.job
-        return command_again(
+    def again(self, *, here: bool = False) -> str:
+        """The command that gives the same texts; `here`: without what this place adds by itself."""
+        job, usual = self.job, self._usual() if here else []
+        flags = sampling_flags(
             self.settings,
-            prompt=job.prompt,
             n=job.n,
             best_of=job.best_of,
             model=job.model,
@@ -191,6 +197,15 @@ class Run:
             attention=job.attention,
             unused=self.lm.unused,
         )
+        said = [flag for flag in flags if flag not in usual]
+        return command_line("sample", said, job.prompt if job.prompt or not here else None)
+
+    def _usual(self) -> Said:
+        """The flags that need not be said here."""
+        lm = self.lm
+        rest, whole = lm.settings(length=self.settings.length), lm.settings().length
+        drawn = how_drawn(rest.draw, rest.schedule, lm.unused)
+        return [*usual_flags(lm, self.job.dtype), ("-L", whole), ("-n", 1), *drawn]
 
 
 @dataclass(slots=True)
@@ -308,7 +323,7 @@ def _driven(
 def _tell(run: Run, made: Made, console: Console, *, drawn: bool) -> None:
     """The line after a run; or the seed alone, if it was drawn and nobody has it yet."""
     if console.shown and made.tally.texts:
-        console.say(f"{made.tally} · seed {run.settings.seed} · {run.again()}")
+        console.say(f"{made.tally} · {run.again(here=True)}")
     elif drawn:
         console.say(f"seed {run.settings.seed}")
 
