@@ -38,7 +38,7 @@ from esogen.generate.plan import ScheduleSettings
 from esogen.generate.verify import Agreement
 from esogen.language_model import Batch, SampleSettings
 from esogen.view.canvas import Decode
-from esogen.visible import one_line, visible
+from esogen.visible import counted, one_line, visible
 
 ESCAPE = "\x1b"
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"
@@ -822,6 +822,15 @@ def test_forced_colours_never_reach_a_pipe(esogen: Esogen, monkeypatch: pytest.M
 def test_a_problem_takes_the_status_line_away(on_terminal: Esogen) -> None:
     screen = on_terminal("sample", "--steps", "0").screen
     assert "\r\x1b[2Kesogen: --steps is 0" in screen
+
+
+def test_one_thing_is_not_several() -> None:
+    assert [counted(n, "text") for n in (0, 1, 2, 4096)] == [
+        "0 texts",
+        "1 text",
+        "2 texts",
+        "4,096 texts",
+    ]
 
 
 def test_what_is_visible_steers_nothing_and_keeps_the_rest() -> None:

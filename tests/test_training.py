@@ -165,8 +165,8 @@ def test_bytes_are_those_of_utf_8(tiny_tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ("whole", "none of the 2 texts fits a row of 3 tokens; raise --length"),
-        ("packed", "the 2 texts together do not fill one row of 99 tokens; give more text"),
+        ("whole", "of 2 texts none fits a row of 3 tokens; raise --length"),
+        ("packed", "2 texts cannot fill one row of 99 tokens; give more text"),
     ],
 )
 def test_texts_that_make_no_row_are_refused(layout: Any, message: str) -> None:
@@ -242,7 +242,7 @@ def test_a_setting_out_of_range_is_named(field: str, value: object, message: str
 
 
 def test_every_alpha_gets_the_rows_its_terms_need() -> None:
-    with pytest.raises(ValueError, match="need at least 4 rows"):
+    with pytest.raises(ValueError, match="must be at least 4, for alpha_0 1, 0.25"):
         TrainingSettings(1, (1.0, 0.25), batch_size=3)
     assert TrainingSettings(1, (1.0, 0.0), batch_size=2).batch_size == 2
 
@@ -809,8 +809,8 @@ def test_a_given_tokenizer_brings_its_own_size(tmp_path: Path) -> None:
         (["--vocab-size=100"], 2, "--vocab-size is 100; it must be a whole number of at least 258"),
         (["--hidden-size=9"], 2, "--hidden-size is 9 and --heads is 1; it must divide"),
         (["--device=tpu"], 2, "'tpu'; it must be one of auto, cuda, cuda:N or cpu"),
-        (["--length=1000"], 1, "do not fill one row of 1000 tokens"),
-        (["--length=4", "--layout=whole"], 1, "none of the 6 texts fits a row of 4 tokens"),
+        (["--length=1000"], 1, "cannot fill one row of 1000 tokens"),
+        (["--length=4", "--layout=whole"], 1, "of 6 texts none fits a row of 4 tokens"),
         (["--tokenizer=no.json"], 1, "no.json cannot be read: No such file"),
         (["--init=no-model"], 1, "the model 'no-model' is neither"),
         (["--valid=no.txt"], 1, "cannot read no.txt: No such file"),
@@ -1027,7 +1027,9 @@ def test_a_signal_while_validating_does_not_wait_for_it(
         pytest.fail("the validation went on")
 
     monkeypatch.setattr(Run, "validate", validate)
-    code, said = command(text, "-o", tmp_path / "out", *SMALL, "--steps=5", "--valid-every=3")
+    code, said = command(
+        text, "-o", tmp_path / "out", *SMALL, "--steps=5", "--valid-every=3", "--valid", text
+    )
     assert code == 130
     assert "stopped after step 3 of 5" in said
     assert (tmp_path / "out" / STATE).exists()

@@ -15,6 +15,7 @@ from esogen.cli.recording import Recording, recording
 from esogen.cli.summary import Said, Tally, command_line, how_drawn, usual_flags
 from esogen.cli.terminal import Console
 from esogen.errors import Interrupted
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from esogen.generate.template import Tokens
@@ -212,7 +213,7 @@ def fill_lines(
             interrupted = True
             console.clear()
     if interrupted:
-        raise Interrupted(f"interrupted: kept {lines.done} lines in {out.name}")
+        raise Interrupted(f"interrupted: kept {counted(lines.done, 'line')} in {out.name}")
     lines.check()
 
 

@@ -27,6 +27,7 @@ from esogen.errors import EsogenError, Interrupted, UsageError
 from esogen.ranks import Ranks
 from esogen.shards import Shard
 from esogen.view.theme import THEMES, UNPAINTED
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from esogen.generate.verify import Agreement
@@ -230,7 +231,7 @@ def _carry_out(
             raise Interrupted("interrupted before a text was finished; nothing was kept")
     if made.interrupted:
         raise Interrupted(
-            f"interrupted: kept {made.written} of {job.n} texts in {out.name};"
+            f"interrupted: kept {made.written} of {counted(job.n, 'text')} in {out.name};"
             f" the seed is {run.settings.seed}"
         )
     return run, made
@@ -251,10 +252,11 @@ def _carry_on(
         made = _make(run, shard.rest, Filed(shard, run.fields()), traced, who)
     if made.interrupted:
         raise Interrupted(
-            f"interrupted: {shard.done} of {len(shard.mine)} texts are in {shard.path};"
+            f"interrupted: {shard.path} holds {shard.done} of {counted(len(shard.mine), 'text')};"
             " the same command goes on"
         )
-    who.console.say(f"{shard.done} texts are in {shard.path}, {made.written} of them new")
+    held = counted(shard.done, "text")
+    who.console.say(f"{shard.path} holds {held}, {made.written} of them new")
     return run, made
 
 

@@ -17,6 +17,7 @@ from esogen.cli.score_state import Journal
 from esogen.cli.terminal import Console
 from esogen.errors import Interrupted, UsageError
 from esogen.ranks import Ranks
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from esogen.language_model import LanguageModel
@@ -253,10 +254,11 @@ class Execution:
         """Say on stderr what is left to be said; raises `Interrupted` where the run was."""
         if self.interrupted:
             later = "; the same command goes on from --state" if self.journal else ""
-            raise Interrupted(f"interrupted: kept {self.texts} texts in {self.out.name}{later}")
+            kept = counted(self.texts, "text")
+            raise Interrupted(f"interrupted: kept {kept} in {self.out.name}{later}")
         if self.skipped:
             first = next(iter(self.skipped.values()))
-            self.console.say(f"left out {len(self.skipped)} texts; the first: {first}")
+            self.console.say(f"left out {counted(len(self.skipped), 'text')}; the first: {first}")
         if self.heat.left_out:
             self.console.say(
                 "long texts are not painted; --heat-map, --html FILE or --svg FILE does"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from esogen.checkpoint.resolve import DEFAULT_MODEL
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from esogen.generate.drafting import Drafting
@@ -37,8 +38,8 @@ class Tally:
     def __str__(self) -> str:
         speed = self.tokens / self.seconds if self.seconds else 0.0
         parts = (
-            *((f"{self.texts} texts",) if self.texts > 1 else ()),
-            f"{self.tokens} tokens",
+            *((counted(self.texts, "text"),) if self.texts > 1 else ()),
+            counted(self.tokens, "token"),
             f"NFE {self.calls / max(self.texts, 1):.4g}",
             *((f"{self.accepted / self.drafts:.0%} of drafts accepted",) if self.drafts else ()),
             f"{self.seconds:.2f} s",

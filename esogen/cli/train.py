@@ -22,6 +22,7 @@ from esogen.cli.training_progress import Progress, measured, shown
 from esogen.errors import Interrupted, UsageError
 from esogen.model.families import ALPHA_0, check_used
 from esogen.training.settings import FAMILY, Shape, TrainingSettings
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -414,9 +415,9 @@ class _Signals:
 def _begins(run: "Run") -> str:
     rows, trainer = run.trainer.rows, run.trainer
     weights = sum(parameter.numel() for parameter in trainer.parameters.values())
-    too_long = f" ({rows.dropped:,} texts are longer and left out)" if rows.dropped else ""
+    too_long = f" ({counted(rows.dropped, 'longer text')} left out)" if rows.dropped else ""
     return (
-        f"training {weights:,} weights on {len(rows):,} rows of {rows.ids_RL.shape[1]} tokens"
+        f"training {weights:,} weights on {counted(len(rows), 'row')} of {rows.ids_RL.shape[1]} tokens"
         f"{too_long} from step {trainer.step} to {trainer.settings.steps}"
     )
 

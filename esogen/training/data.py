@@ -15,6 +15,7 @@ from esogen.checkpoint.tokenizer import END_OF_TEXT
 from esogen.errors import EsogenError, UsageError, not_utf_8
 from esogen.generate.streams import Purpose, stream
 from esogen.training.settings import Layout
+from esogen.visible import counted
 
 SEPARATOR = re.compile(rf"^[ \t]*{re.escape(END_OF_TEXT)}[ \t]*$", re.MULTILINE)
 """The line that parts two documents of a training file."""
@@ -137,11 +138,11 @@ def training_rows(texts: Encoded, end_of_text: int, layout: Layout, length: int)
         return rows
     if whole:
         raise EsogenError(
-            f"none of the {len(texts)} texts fits a row of {length} tokens;"
+            f"of {counted(len(texts), 'text')} none fits a row of {length} tokens;"
             " raise --length, or cut the texts into rows with --layout packed"
         )
     raise EsogenError(
-        f"the {len(texts)} texts together do not fill one row of {length} tokens;"
+        f"{counted(len(texts), 'text')} cannot fill one row of {length} tokens;"
         " give more text or lower --length"
     )
 
