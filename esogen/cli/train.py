@@ -416,8 +416,9 @@ def _begins(run: "Run") -> str:
     rows, trainer = run.trainer.rows, run.trainer
     weights = sum(parameter.numel() for parameter in trainer.parameters.values())
     too_long = f" ({counted(rows.dropped, 'longer text')} left out)" if rows.dropped else ""
+    length = rows.ids_RL.shape[1]
     return (
-        f"training {weights:,} weights on {counted(len(rows), 'row')} of {rows.ids_RL.shape[1]} tokens"
+        f"training {weights:,} weights on {counted(len(rows), 'row')} of {length} tokens"
         f"{too_long} from step {trainer.step} to {trainer.settings.steps}"
     )
 
