@@ -3,6 +3,8 @@
 A message says what was wanted, what was found, what to do.
 """
 
+import errno
+
 
 class EsogenError(Exception):
     """A problem that esogen names: printed as one line, exit code 1."""
@@ -56,6 +58,9 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             return str(error), WRONG_USAGE
         case EsogenError():
             return str(error), PROBLEM
+        case OSError(errno=errno.ENOSPC, filename=None):
+            reason = "no space is left on the device"
+            return f"the output cannot be written: {reason}; free some, or write elsewhere", PROBLEM
         case OSError(strerror=str(reason)):
             return f"{error.filename}: {reason}" if error.filename else reason, PROBLEM
     return None

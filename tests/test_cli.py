@@ -449,13 +449,13 @@ def test_an_output_that_cannot_be_written_is_told_before_the_model_is_loaded(
 def test_a_full_disk_is_told(esogen: Esogen, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = "cannot be written: No space left on device; free some space, or choose another place"
     assert wanted in problem(esogen("sample", *FEW, "-o", "/dev/full"), code=1)
-    for words in (("sample", "Once", *FEW), ("--help",)):
+    for words in (("sample", "Once", *FEW), ("--help",), ("models", "list"), ("--version",)):
         messages = io.StringIO()
         with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", full)
             patch.setattr(sys, "stderr", messages)
             assert main(words) == 1
-        assert "No space left on device" in messages.getvalue()
+        assert re.match(r"esogen: \w[\w ]+ cannot be written: .*; free some", messages.getvalue())
 
 
 def test_what_a_full_disk_did_not_take_leaves_the_old_file_alone(
@@ -492,6 +492,13 @@ def test_who_reads_help_or_a_table_may_have_enough(words: str) -> None:
     done = subprocess.run(call, check=False, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("words", ["--help", "sample --help", "models list"])
+def test_a_closed_stdout_is_no_defect(words: str) -> None:
+    call = shlex.join([sys.executable, "-m", "esogen", *words.split()])
+    done = subprocess.run(["sh", "-c", f"{call} >&-"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_unknown_model_is_told_the_names_there_are(esogen: Esogen) -> None:

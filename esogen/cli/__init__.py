@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _greet(words)
         _stop_on_sigterm()
         code = _run(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         code = DONE
     except SystemExit:  # Rich's and Typer's for a closed pipe, and of a completion that is done
