@@ -58,9 +58,15 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             return str(error), WRONG_USAGE
         case EsogenError():
             return str(error), PROBLEM
-        case OSError(errno=errno.ENOSPC, filename=None):
-            reason = "no space is left on the device"
-            return f"the output cannot be written: {reason}; free some, or write elsewhere", PROBLEM
-        case OSError(strerror=str(reason)):
-            return f"{error.filename}: {reason}" if error.filename else reason, PROBLEM
+        case OSError():
+            return _of_system(error), PROBLEM
     return None
+
+
+def _of_system(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.filename:
+        return f"{error.filename}: {reason}"
+    if error.errno == errno.ENOSPC:  # of a stream, which the error does not name
+        return f"the output cannot be written: {reason}; free some space, or write elsewhere"
+    return reason
