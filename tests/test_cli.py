@@ -928,6 +928,17 @@ def test_models_are_listed_and_shown(
     assert "default steps       12\n" in shown
 
 
+def test_a_list_of_models_fits_a_narrow_terminal(
+    on_terminal: Esogen, esogen: Esogen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns in (80, 400):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        screen = on_terminal("models", "list").screen
+        assert max(map(len, screen.splitlines())) <= columns
+        assert screen.split() == esogen("models", "list").stdout.split()
+    assert screen == esogen("models", "list").stdout
+
+
 def test_a_damaged_model_cannot_be_shown(esogen: Esogen, tiny_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "cut")
     (folder / "model.safetensors").write_bytes(b"\x08")

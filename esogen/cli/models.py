@@ -8,6 +8,8 @@ from dataclasses import asdict
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -256,10 +258,15 @@ def _defaults(defaults: "CardDefaults") -> Iterator[Fact]:
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns; on a terminal too narrow for them, the last of each row below the others."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    columns = get_terminal_size().columns
+    narrow = is_terminal(sys.stdout) and sum(widths) + 2 * len(widths) > columns
     for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        _print("  ".join(cells).rstrip())
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        below = wrap(cells.pop(), columns - 4) if narrow else []
+        for line in ("  ".join(cells), *(f"    {part}" for part in below)):
+            _print(line.rstrip())
 
 
 def _print(line: str) -> None:
