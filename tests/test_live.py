@@ -418,4 +418,4 @@ def test_tmux_shows_both_phases_through_resizes_and_keeps_a_clean_scrollback(
     _, text = everything.split("\nbefore\n")
     assert text.startswith("Once upon a")
     assert len(re.findall("(?m)^Once upon a", everything)) == 1
-    assert "tokens/s · seed 1" in text
+    assert "tokens/s · esogen sample" in text

@@ -64,8 +64,10 @@ def _flags(params: Iterable[Any]) -> Mapping[str, str]:
 
 
 def _readable(params: Any) -> Any:
-    """A flag takes no value, so help shows none beside it, where Typer would name a type."""
+    """No type of Python beside a flag, which takes no value, nor beside the name of an argument."""
     for param in params:
-        if isinstance(param, TyperOption) and param.is_flag:
+        if not isinstance(param, TyperOption):
+            param.display_type_rich = lambda ctx: None  # there is no public way
+        elif param.is_flag:
             param.metavar = ""
     return params
