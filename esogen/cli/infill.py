@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 _TEMPLATE_FILE = "a file that holds a template; one that is typed needs no --file"
 
-
 _NOT_EDITED = (
     *("--revise", "--draft", "--verify", "--trace", "--format", "--top", "--batch-size"),
     *("--no-kv-cache", "--live", "--no-live", "--theme", "--color-by"),
