@@ -36,6 +36,14 @@ def creating(path: Path) -> Iterator[Path]:
         path.hardlink_to(scratch)
 
 
+def why_no_folder(folder: Path) -> str | None:
+    """Why `folder` cannot be made or written into; None where it can."""
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not place.is_dir():
+        return f"{place} is no folder"
+    return None if os.access(place, os.W_OK) else f"{place} cannot be written to"
+
+
 @contextmanager
 def _scratch_beside(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -21,6 +21,7 @@ from esogen.checkpoint.hub_cache import WEIGHTS, amount
 from esogen.checkpoint.inventory import cached_models
 from esogen.checkpoint.known import BUILT_IN, DEFAULT_MODEL, TOKENIZER_REPOSITORY
 from esogen.checkpoint.pins import pins_folder
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     import torch
@@ -90,8 +91,9 @@ def _devices() -> Iterator[Finding]:
 
     from esogen.checkpoint.placement import gpus
 
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
-    yield Finding("cpu", "ok", threads)
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    used = f"{counted(threads, 'thread')} used by torch"
+    yield Finding("cpu", "ok", f"{counted(cores, 'core')}, {used}")
     driver = _DRIVER.read_text().splitlines()[0] if _DRIVER.exists() else None
     if driver:
         yield Finding("driver", "ok", " ".join(driver.split()))

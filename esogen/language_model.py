@@ -409,7 +409,7 @@ class LanguageModel:
                 " so leave one of them out"
             )
         if costs is not None and draft != "auto":
-            raise UsageError("draft_costs is given without draft auto; give both, or neither")
+            raise UsageError("draft_costs is given and draft is not auto; give both, or neither")
 
     def _drafting(
         self, draft: int | Auto | None, costs: Sequence[float] | None, rows: int, length: int

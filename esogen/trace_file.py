@@ -124,7 +124,7 @@ class TraceFile:
     """A trace that has been read once, from its first line to its last, and is as it must be."""
 
     def __init__(self, path: Path) -> None:
-        """Check the whole of `path`. Raises `TraceError` or `OSError` saying what is wrong."""
+        """Check the whole of `path`. Raises `TraceError` saying what is wrong."""
         self.path = path
         self._places = array("Q")
         with _open(path) as file:
@@ -334,9 +334,15 @@ def _check_steps(fields: _Fields, tokens: Sequence[int], steps: Sequence[int]) -
 
 def _open(path: Path) -> BinaryIO:
     """Open a file that can be read more than once."""
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for who writes
-        raise TraceError(f"{path} is no file but a folder, a device or a pipe; name a trace")
-    return path.open("rb")
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for who writes
+            raise TraceError(f"{path} is no file but a folder, a device or a pipe; name a trace")
+        return path.open("rb")
+    except OSError as error:
+        raise TraceError(
+            f"cannot read {path}: {error.strerror}; wanted a trace: esogen sample --trace FILE"
+            " records one"
+        ) from error
 
 
 def _parse(line: bytes, where: str) -> Mapping[str, object]:

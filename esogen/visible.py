@@ -28,3 +28,8 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """`text` made `visible`, on a single line."""
     return visible(_BREAKS.sub(" ", text))
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 text`, `2 texts`: a number of things whose plural ends in s."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import runpy
 import subprocess
 import sys
 import time
@@ -328,7 +329,7 @@ def test_a_profile_tells_what_a_step_is_made_of() -> None:
     assert lines[-2].startswith("| all | ")
     assert lines[-2].endswith(" | 100.0% |")
     refused = esogen(*TINY, *words, "--format", "csv")
-    assert (refused.code, "no place for" in refused.stderr) == (2, True)
+    assert (refused.code, "--format csv exclude" in refused.stderr) == (2, True)
 
 
 def test_the_last_line_says_on_what_it_was_measured() -> None:
@@ -423,9 +424,9 @@ def test_one_text_that_does_not_fit_is_told_so() -> None:
         (("--plot", "out.txt"), "--plot is 'out.txt'; it must end in one of .svg, .png, .pdf"),
         (("--mdlm-steps", "4"), "--mdlm-steps is for --paper"),
         (("--paper", "--family", "ar"), "--family is not for --paper"),
-        (("--paper", "--one-shot"), "--one-shot is not for --paper"),
+        (("--paper", "--one-shot"), "--paper and --one-shot exclude each other"),
         (("--paper", "--batch-size", "1,2"), "--paper takes one --batch-size"),
-        (("-m", "stories"), "--size is for random weights, and --model is given"),
+        (("-m", "stories"), "--size and --model exclude each other"),
     ],
 )
 def test_wrong_usage_is_one_line(words: tuple[str, ...], said: str) -> None:
@@ -681,3 +682,46 @@ def test_all_that_takes_a_gpu_runs_at_sizes_that_mean_nothing(
     assert document["failed"] == []
     assert len(document["figures"]) == 19
     assert (tmp_path / "families.svg").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "__main__ cold -m nope",
+        "agreement -m nope",
+        "drafts -m nope",
+        "infill text -m nope",
+        "judge nope -o out --judge nope --training text --held-out text",
+        "likelihoods text -m nope",
+        "quality text -m nope",
+    ],
+)
+def test_what_goes_wrong_in_a_measurement_is_one_line_and_no_traceback(
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, *rest = words.split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *rest])
+    monkeypatch.delitem(sys.modules, f"esogen.bench.{name}", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"esogen.bench.{name}", run_name="__main__")
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1
+    assert [line for line in said if line.startswith("esogen: ")] == said[-1:]
+    assert "nope" in said[-1]
+
+
+@pytest.mark.parametrize("words", ["__main__ view2", "drafts speeds"])
+def test_a_figure_that_there_is_not_is_wrong_usage(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *rest = words.split()
+    monkeypatch.setattr(sys, "argv", [name, *rest])
+    monkeypatch.delitem(sys.modules, f"esogen.bench.{name}", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"esogen.bench.{name}", run_name="__main__")
+    assert ended.value.code == 2
+    assert repr(rest[0]) in capsys.readouterr().err

@@ -133,7 +133,7 @@ def test_defaults_that_are_not_given_are_none(tmp_path: Path) -> None:
         ("ar", {"vocab_size": 1}, "vocab_size is 1; it must be a whole number of at least 2"),
         ("esolm-b", {"n_blocks": True}, "n_blocks must be a whole number .* found true"),
         ("esolm-b", {"n_heads": 0}, "n_heads must be a whole number .* found 0"),
-        ("esolm-b", {"n_heads": 5}, "hidden_size is 64 with n_heads 5; it must divide"),
+        ("esolm-b", {"n_heads": 5}, "hidden_size is 64 and n_heads is 5; it must divide"),
         ("esolm-b", {"model_length": 10**40}, "model_length must be a whole number from 1 to"),
         ("esolm-b", {"dropout": 1}, "dropout is 1.0; it must be in"),
         ("esolm-b", {"dropout": None}, "dropout must be a number from 0 to 1, found null"),

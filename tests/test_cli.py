@@ -22,13 +22,14 @@ import pytest
 from typer.testing import CliRunner
 
 from esogen import language_model
-from esogen.checkpoint import resolve
+from esogen.checkpoint import cpu_precision, resolve
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.cli import infill_run, main, options, sample
 from esogen.cli.app import COMMANDS
+from esogen.cli.command import flags_named
 from esogen.cli.progress import Audience, drive
 from esogen.cli.prompt import read_prompt
-from esogen.cli.summary import command_again
+from esogen.cli.summary import command_line, sampling_flags
 from esogen.cli.terminal import Console
 from esogen.errors import UsageError
 from esogen.generate import streams
@@ -37,7 +38,7 @@ from esogen.generate.plan import ScheduleSettings
 from esogen.generate.verify import Agreement
 from esogen.language_model import Batch, SampleSettings
 from esogen.view.canvas import Decode
-from esogen.visible import one_line, visible
+from esogen.visible import counted, one_line, visible
 
 ESCAPE = "\x1b"
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"
@@ -326,11 +327,13 @@ WRONG_VALUES = [
     (("--schedule", "2"), "--schedule is '2'", "random, blocks, streams"),
     (("--temperature", "-1"), "--temperature is -1", "--temperature 0?"),
     (("--temperature", "inf"), "--temperature is inf", "a number of at least 0"),
+    (("--draft", "4", "--steps", "3"), "--draft is 4 and --steps is 3", "leave one of them out"),
+    (("--draft-costs", "1,2"), "--draft-costs is given and --draft is not auto", "give both"),
     (("--top-p", "0"), "--top-p is 0; it must be a number above 0 and at most 1", "--top-p 1?"),
     (("--top-p", "90"), "--top-p is 90", "--top-p 0.9?"),
     (("--top-k", "0"), "--top-k is 0", "--top-k 1?"),
     (("--seed", "-1"), "--seed is -1", "--seed 0?"),
-    (("--seed", str(2**63)), "--seed is 9223372036854775808", "at most 9223372036854775807"),
+    (("--seed", str(2**63)), "--seed is 9223372036854775808", "be at most 9223372036854775807\n"),
     (("--num-samples", "0"), "--num-samples is 0", "--num-samples 1?"),
     (("--batch-size", "0"), "--batch-size is 0", "--batch-size 1?"),
     (("--format", "JSON"), "--format is 'JSON'; it must be one of text, json", "--format json?"),
@@ -366,6 +369,61 @@ def test_stdin_that_is_not_utf_8_is_told_where(esogen: Esogen) -> None:
     assert "iconv" in line
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "score {}",
+        "score --rank {}",
+        "score --text ab --order given:{}",
+        "infill -f {}",
+        "infill --revise 30% {}",
+        "train {} -o {}.out",
+        "train {}.good -o {}.out --valid {}",
+        "tokenize {} -o {}.out",
+    ],
+)
+@pytest.mark.parametrize("content", [b"", b"caf\xe9 au lait"])
+def test_a_file_of_text_that_is_empty_or_not_utf_8_is_wrong_usage_everywhere(
+    esogen: Esogen, tmp_path: Path, words: str, content: bytes
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    Path(f"{file}.good").write_text("Once upon a time")
+    line = problem(esogen(*words.replace("{}", str(file)).split()), code=2)
+    assert ("there is the byte 0xe9 at 3; wanted UTF-8" in line) == bool(content)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("replay {}", "wanted a trace: esogen sample --trace FILE records one"),
+        ("infill -f {}", "wanted a file that holds a template"),
+        ("infill --jsonl -f {}", "wanted a file with a template a line"),
+        ("infill --revise 30% {}", "wanted the file of a draft, or - for stdin"),
+        ("score {}", "wanted a text file, or - for stdin"),
+        ("train {} -o {}.out", "wanted a text file"),
+        ("models import {} {}.out", "wanted a .ckpt"),
+    ],
+)
+def test_a_file_that_is_not_there_is_told_with_what_was_wanted(
+    esogen: Esogen, tmp_path: Path, words: str, wanted: str
+) -> None:
+    name = str(tmp_path / "nope")
+    line = problem(esogen(*words.replace("{}", name).split()), code=1)
+    assert name in line
+    assert wanted in line
+
+
+@pytest.mark.parametrize("name", ["file", "file/inside"])
+def test_an_export_to_a_file_is_told_to_name_a_folder(
+    esogen: Esogen, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    line = problem(esogen("models", "export", str(tmp_path / name)), code=1)
+    assert f"{tmp_path / 'file'} is no folder; name another folder" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_closed_stdin_that_was_asked_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UsageError, match="closed; pipe a text in"):
@@ -391,13 +449,13 @@ def test_an_output_that_cannot_be_written_is_told_before_the_model_is_loaded(
 def test_a_full_disk_is_told(esogen: Esogen, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = "cannot be written: No space left on device; free some space, or choose another place"
     assert wanted in problem(esogen("sample", *FEW, "-o", "/dev/full"), code=1)
-    for words in (("sample", "Once", *FEW), ("--help",)):
+    for words in (("sample", "Once", *FEW), ("--help",), ("models", "list"), ("--version",)):
         messages = io.StringIO()
         with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", full)
             patch.setattr(sys, "stderr", messages)
             assert main(words) == 1
-        assert "No space left on device" in messages.getvalue()
+        assert re.match(r"esogen: \w[\w ]+ cannot be written: .*; free some", messages.getvalue())
 
 
 def test_what_a_full_disk_did_not_take_leaves_the_old_file_alone(
@@ -436,6 +494,13 @@ def test_who_reads_help_or_a_table_may_have_enough(words: str) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("words", ["--help", "sample --help", "models list"])
+def test_a_closed_stdout_is_no_defect(words: str) -> None:
+    call = shlex.join([sys.executable, "-m", "esogen", *words.split()])
+    done = subprocess.run(["sh", "-c", f"{call} >&-"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_unknown_model_is_told_the_names_there_are(esogen: Esogen) -> None:
     line = problem(esogen("sample", "-m", "storie"), code=1)
     assert "'storie' is neither a built-in model nor a folder" in line
@@ -472,6 +537,27 @@ def test_a_defect_is_one_line_too_and_debug_shows_where(
     result = esogen("sample")
     assert "Traceback (most recent call last)" in result.stderr
     assert "in broken" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("steps is 0; the steps are few", "--steps is 0; the steps are few"),
+        ("n is 3 and alpha_0 is 2", "--num-samples is 3 and --alpha-0 is 2"),
+        ("the 3 values of alpha_0 need 4", "the 3 values of --alpha-0 need 4"),
+        ("(steps 3 -> 4, alpha_0 [1, 0] -> [0])", "(--steps 3 -> 4, --alpha-0 [1, 0] -> [0])"),
+        ("kv_cache is False; leave it out", "--no-kv-cache is given; leave it out"),
+        ("the length of mdlm is 5; /a/alpha_0 and 'alpha_0' and --alpha-0 stay",) * 2,
+        ("mdlm is of the family mdlm",) * 2,
+    ],
+)
+def test_a_message_about_arguments_is_one_about_flags_for_who_typed_those(
+    message: str, words: str
+) -> None:
+    flags = {"steps": "--steps", "n": "--num-samples", "length": "--length"}
+    flags |= {"alpha_0": "--alpha-0", "no_kv_cache": "--no-kv-cache"}
+    assert flags_named(message, flags) == words
+    assert flags_named(message, {}) == message
 
 
 # Interrupts
@@ -538,7 +624,7 @@ def test_an_interrupt_anywhere_else_is_one_line(
 
 def test_a_terminal_sees_progress_then_the_text_then_what_it_cost(on_terminal: Esogen) -> None:
     screen = on_terminal("sample", "Once", *FEW, "--no-live").screen
-    stages = ["starting", "loading", " phase · step 1 of ", "Once", "tokens/s · seed 1 · esogen"]
+    stages = ["starting", "loading", " phase · step 1 of ", "Once", "tokens/s · esogen"]
     found = [screen.index(stage) for stage in stages]
     assert found == sorted(found)
     text = screen[: screen.index("\nOnce") if "\nOnce" in screen else screen.rindex("\x1b[2KOnce")]
@@ -558,6 +644,34 @@ def test_the_last_line_holds_the_command_that_writes_the_same(
     first = on_terminal(*words, streams="stderr")
     assert first.stdout == esogen(*words).stdout
     assert command in first.screen
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        ("--seed 4294967295", "--seed 4294967295"),
+        ("-L 32 --top-p 0.5 -n 2 --seed 1 --dtype fp32 x",) * 2,
+        ("-n 1 -s 64 --seed 1 --raw", "--seed 1 --raw"),
+        ("-L 32 -s 8 --alpha-0 1 --schedule streams --seed 1 x", "-L 32 -s 8 --seed 1 x"),
+    ],
+)
+def test_the_last_line_says_no_more_than_is_needed_here(
+    on_terminal: Esogen, esogen: Esogen, monkeypatch: pytest.MonkeyPatch, words: str, last: str
+) -> None:
+    monkeypatch.delenv("ESOGEN_MODEL")
+    shown = on_terminal("sample", *words.split(), "--no-color", streams="stderr")
+    line = shown.screen.split("\x1b[2K")[-1].removesuffix("\n")
+    assert line.endswith(f" tokens/s · esogen sample {last}")
+    assert len(line) <= 80 or "fp32" in words
+    assert esogen("sample", *last.split()).stdout == shown.stdout
+
+
+def test_the_last_line_names_a_precision_that_is_not_kept(
+    on_terminal: Esogen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_precision, "kept", lambda: None)
+    screen = on_terminal("sample", *FEW, streams="stderr").screen
+    assert re.search(r"--seed 1 --dtype (fp32|fp16|bf16)\b", screen)
 
 
 def test_streams_are_told_apart(on_terminal: Esogen) -> None:
@@ -708,13 +822,22 @@ def test_quiet_shows_nothing_but_the_text(on_terminal: Esogen) -> None:
 
 def test_forced_colours_never_reach_a_pipe(esogen: Esogen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    result = esogen("sample", "--length", "12")
+    result = esogen("sample", *FEW)
     assert ESCAPE not in result.stdout + result.stderr
 
 
 def test_a_problem_takes_the_status_line_away(on_terminal: Esogen) -> None:
     screen = on_terminal("sample", "--steps", "0").screen
     assert "\r\x1b[2Kesogen: --steps is 0" in screen
+
+
+def test_one_thing_is_not_several() -> None:
+    assert [counted(n, "text") for n in (0, 1, 2, 4096)] == [
+        "0 texts",
+        "1 text",
+        "2 texts",
+        "4,096 texts",
+    ]
 
 
 def test_what_is_visible_steers_nothing_and_keeps_the_rest() -> None:
@@ -736,7 +859,8 @@ _DIRECTED = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 )
 def test_the_command_again_holds_any_prompt_on_one_line(prompt: str) -> None:
     settings = SampleSettings(8, 7, ScheduleSettings(4, 0.5), DrawSettings(1.0, None, 0.9))
-    command = command_again(settings, prompt=prompt, n=1, model="m", device="auto", dtype="fp32")
+    flags = sampling_flags(settings, n=1, model="m", device="auto", dtype="fp32")
+    command = command_line("sample", flags, prompt)
     assert command.isprintable()
     bash = shutil.which("bash") or pytest.skip("needs bash")
     shown = f'esogen() {{ printf %s "${{@: -1}}"; }}; {command}'
@@ -802,6 +926,17 @@ def test_models_are_listed_and_shown(
     made = json.loads(esogen("sample", *FEW, "--format", "jsonl").stdout)
     assert facts["revision"] == made["revision"]
     assert "default steps       12\n" in shown
+
+
+def test_a_list_of_models_fits_a_narrow_terminal(
+    on_terminal: Esogen, esogen: Esogen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns in (80, 400):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        screen = on_terminal("models", "list").screen
+        assert max(map(len, screen.splitlines())) <= columns
+        assert screen.split() == esogen("models", "list").stdout.split()
+    assert screen == esogen("models", "list").stdout
 
 
 def test_a_damaged_model_cannot_be_shown(esogen: Esogen, tiny_folder: Path, tmp_path: Path) -> None:
@@ -872,3 +1007,67 @@ def test_model_folders_are_offered_to_shells(
 def test_constants_that_wait_for_no_torch_are_those_of_the_model() -> None:
     assert infill_run.MAX_COMBINATIONS == language_model.MOST_COMBINATIONS
     assert options.LARGEST == streams.LARGEST_SEED
+
+
+# Flags that go together, or do not
+
+
+@pytest.fixture
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder this process is in, with one file of text."""
+    (tmp_path / "file").write_text("Once upon a time")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "second"),
+    [
+        ("sample --output-dir d -o x", "--output-dir", "--output"),
+        ("sample --output-dir d -0", "--output-dir", "--null"),
+        ("sample --no-live --theme default", "--no-live", "--theme"),
+        ("sample --no-kv-cache --attention sdpa", "--no-kv-cache", "--attention"),
+        ("infill --jsonl --work x", "--jsonl", "--work"),
+        ("infill --jsonl --verify", "--jsonl", "--verify"),
+        ("infill --jsonl --plain", "--jsonl", "--plain"),
+        ("infill --jsonl --format text", "--jsonl", "--format text"),
+        ("infill --plain --trace x [MASK]", "--plain", "--trace"),
+        ("infill --plain --draft 4 [MASK]", "--plain", "--draft"),
+        ("infill --resume --starts-with x", "--resume", "--starts-with"),
+        ("infill --revise 30% --work x file", "--revise", "--work"),
+        ("infill --work x [MASK]", "--work", "TEMPLATE"),
+        ("infill --keep x [MASK]", "--keep", "--revise"),
+        ("score --text a --lines", "--text", "--lines"),
+        ("score --field x --lines file", "--field", "--lines"),
+        ("score --compare --rank a b", "--compare", "--rank"),
+        ("score --compare --lines a b", "--compare", "--lines"),
+        ("score --bound nelbo --order blocks file", "--bound nelbo", "--order"),
+        ("score --bound nelbo --html x file", "--bound nelbo", "--html"),
+        ("score --order left-to-right --alpha-0 0.5 x", "--order left-to-right", "--alpha-0"),
+        ("score --format csv --top 3 x", "--format csv", "--top"),
+        ("score --state s --html x file", "--state", "--html"),
+        ("score --steps 3 file", "--steps", "--order blocks or --order streams"),
+        ("score --steps 3 --order random file", "--steps", "--order blocks or --order streams"),
+        ("score --time-samples 3 file", "--time-samples", "--bound nelbo"),
+        ("score --rank --top 2 file", "--rank", "--top"),
+        ("replay --export x.svg --step 3 x", "--export", "--step"),
+        ("replay --step 3 --speed 2 x", "--step", "--speed"),
+        ("replay --no-live --color-by step x", "--no-live", "--color-by"),
+        ("train file -o out --valid-every 5", "--valid-every", "--valid"),
+        ("bench --paper --model x", "--paper", "--model"),
+        ("bench --mdlm-steps 3", "--mdlm-steps", "--paper"),
+        ("bench --no-kv-cache --attention sdpa", "--no-kv-cache", "--attention"),
+    ],
+)
+def test_a_flag_that_would_change_nothing_beside_another_is_refused_with_both_named(
+    in_a_folder: Path, esogen: Esogen, words: str, first: str, second: str
+) -> None:
+    line = problem(esogen(*words.split()), code=2)
+    assert re.match(rf"esogen: {first}\b.*{re.escape(second)}\b", line)
+    assert [path.name for path in in_a_folder.iterdir()] == ["file"]
+
+
+def test_flags_that_go_together_are_taken(esogen: Esogen) -> None:
+    for words in ("--order blocks --steps 3", "--bound nelbo --time-samples 2 --alpha-0 0.5"):
+        assert esogen("score", "--text", "Once upon a time", *words.split()).code == 0
+    assert esogen("sample", *FEW, "--live", "--no-live", "--format", "text").code == 0

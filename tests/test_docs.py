@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def commands() -> list[tuple[str, ...]]:
     return found
 
 
+@cache
 def help_of(words: tuple[str, ...]) -> str:
     environment = os.environ | {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
     done = subprocess.run(
@@ -61,6 +63,11 @@ def test_the_page_of_commands_is_what_they_say() -> None:
         COMMANDS_PAGE.write_text(now, encoding="utf-8")
     written = COMMANDS_PAGE.read_text(encoding="utf-8")
     assert WORD.findall(written) == WORD.findall(now), "UPDATE_DOCS=1 writes it anew"
+
+
+def test_help_shows_no_type_of_python() -> None:
+    assert re.findall(r"<[\w\[\]|]+>", page().replace("<|endoftext|>", "")) == []
+    assert "owner/name[@revision]" in page()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

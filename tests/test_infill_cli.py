@@ -154,7 +154,7 @@ def test_the_line_after_a_run_gives_the_same_text_again(
         (("[MASK:2]", "--fix", "0:zebra"), "is 5 tokens"),
         (("[MASK:2]", "--fix", "9:the"), "--fix 9:the: the text has positions 0 to 1"),
         (("[MASK]", "-L", "5"), "--length is for a text without a template"),
-        (("[MASK]", "--keep", "x"), "--keep protects parts of a draft"),
+        (("[MASK]", "--keep", "x"), "--keep is for --revise; give both, or leave --keep out"),
         (("[MASK]", "--jsonl"), "--jsonl reads its templates from stdin"),
         (("--revise", "30", "x"), "--revise is '30'; it must be a share such as 30% or 0.3; did"),
         (("--revise", "0%", "x"), "it must be a share"),

@@ -367,7 +367,7 @@ def test_the_terminal_sees_the_run_while_the_text_goes_into_a_pipe(
     assert b"\x1b" not in text
     assert text.startswith(b"The cat")
     assert ENTER.encode() in terminal.sent
-    assert terminal.sent.index(LEAVE.encode()) < terminal.sent.index(b"tokens/s \xc2\xb7 seed 1")
+    assert terminal.sent.index(LEAVE.encode()) < terminal.sent.index(b"tokens/s \xc2\xb7 esogen")
 
 
 TMUX = shutil.which("tmux")
@@ -418,4 +418,4 @@ def test_tmux_shows_both_phases_through_resizes_and_keeps_a_clean_scrollback(
     _, text = everything.split("\nbefore\n")
     assert text.startswith("Once upon a")
     assert len(re.findall("(?m)^Once upon a", everything)) == 1
-    assert "tokens/s · seed 1" in text
+    assert "tokens/s · esogen sample" in text

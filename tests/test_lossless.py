@@ -563,8 +563,8 @@ def test_json_has_what_was_drafted_and_what_stood(cli: Callable[..., str]) -> No
     [
         (("--draft=0",), "--draft is 0; it must be a whole number of at least 1, or auto"),
         (("--draft=x",), "--draft is 'x'; it must be a whole number of at least 1, or auto"),
-        (("--draft=4", "--steps=9"), "--draft is 4 and steps is 9;"),
-        (("--draft=4", "--draft-costs=1,2"), "--draft-costs is given without draft auto"),
+        (("--draft=4", "--steps=9"), "--draft is 4 and --steps is 9;"),
+        (("--draft=4", "--draft-costs=1,2"), "--draft-costs is given and --draft is not"),
         (("--draft=auto", "--draft-costs=1,0"), "--draft-costs is 0; it must be numbers above 0"),
         (("--draft=4", "--verify"), "--verify compares runs of one plan"),
     ],

@@ -582,13 +582,12 @@ def test_json_says_nothing_of_what_a_family_has_no_use_for(
 def test_the_command_that_reproduces_a_run_is_one_that_runs(
     models: Mapping[Family, LanguageModel], family: Family
 ) -> None:
-    from esogen.cli.summary import command_again
+    from esogen.cli.summary import command_line, sampling_flags
 
     lm = models[family]
     settings = lm.settings(seed=0)
-    words = command_again(
-        settings, prompt="x", n=1, model="m", device="cpu", dtype="fp32", unused=lm.unused
-    )
+    flags = sampling_flags(settings, n=1, model="m", device="cpu", dtype="fp32", unused=lm.unused)
+    words = command_line("sample", flags, "x")
     for name, flag in (("steps", "-s"), ("alpha_0", "--alpha-0"), ("schedule", "--schedule")):
         assert (f" {flag} " in words) == (name not in lm.unused)
 

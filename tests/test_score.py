@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -123,7 +124,7 @@ def test_several_texts_have_a_total(esogen: Esogen, lines: str) -> None:
     assert total.startswith("all 3 texts: ")
     assert sum(tokens[:3]) == tokens[3]
     assert sum(nats[:3]) == pytest.approx(nats[3], abs=0.02)
-    assert "left out 1 texts" in result.stderr
+    assert "left out 1 text;" in result.stderr
     assert "text 3 is 1 token long" in result.stderr
 
 
@@ -241,7 +242,7 @@ def test_a_text_too_short_for_one_of_two_models_is_left_out_of_both(
     for record in both:
         assert record["bytes"] == record["against"]["bytes"]
         assert record["index"] == record["against"]["index"]
-    assert "left out 1 texts" in result.stderr
+    assert "left out 1 text;" in result.stderr
 
 
 def test_top_lists_the_least_expected_words(esogen: Esogen, letter: str) -> None:
@@ -375,7 +376,7 @@ def test_a_run_that_was_interrupted_goes_on_where_it_stopped(
         patch.setattr(Meter, "read", interrupt_after(1))
         result = esogen(*said)
     assert result.code == 130
-    assert "kept 1 texts in stdout; the same command goes on from --state" in result.stderr
+    assert "kept 1 text in stdout; the same command goes on from --state" in result.stderr
     check_alike(result.stdout, whole.splitlines()[0])
     state.write_bytes(state.read_bytes() + b'{"index": 1, "cut')
     read: list[int] = []
@@ -389,14 +390,14 @@ def test_a_run_that_was_interrupted_goes_on_where_it_stopped(
     assert esogen(*said).stdout == output.read_text()
 
 
-def test_what_was_finished_before_an_interrupt_is_in_the_file(
-    esogen: Esogen, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_finished_before_a_signal_is_in_the_file(
+    esogen: Esogen, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     output = tmp_path / "out.jsonl"
     said = ("--lines", lines, "--format", "jsonl", "--batch-size", "1", "-o", str(output))
-    monkeypatch.setattr("esogen.scoring.score.CALLS_SORTED", 0)
-    for calls, kept in ((0, "nothing was kept"), (1, f"kept 1 texts in {output}")):
-        monkeypatch.setattr(Meter, "read", interrupt_after(calls))
+    for calls, kept in ((0, "nothing was kept"), (1, f"kept 1 text in {output}")):
+        monkeypatch.setattr(Meter, "read", interrupt_after(calls, number))
         result = esogen(*said)
         assert result.code == 130
         assert kept in result.stderr
@@ -433,13 +434,13 @@ def check_alike(lines: str, wanted: str) -> None:
         assert mine["log_probs"] == pytest.approx(theirs["log_probs"], abs=1e-4)
 
 
-def interrupt_after(calls: int) -> Callable[[Meter, int], None]:
+def interrupt_after(calls: int, number: int = signal.SIGINT) -> Callable[[Meter, int], None]:
     made: list[int] = []
 
     def read(self: Meter, tokens: int) -> None:
         made.append(tokens)
         if len(made) > calls:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
 
     return read
 
@@ -510,6 +511,7 @@ def test_several_processes_share_the_texts_and_the_first_writes(
         (("--text", "a", "b.txt"), b"", 2, "--text and FILE exclude each other"),
         (("-", "-"), b"a", 2, "- is given more than once"),
         (("--text", "The cat", "--order", "rondom"), b"", 2, "did you mean --order random?"),
+        (("--text", "The cat", "--order", "foo"), b"", 2, "random, blocks, streams, given:FILE"),
         (("--text", "The cat", "--order", "given:nowhere"), b"", 1, "cannot read nowhere"),
         (("--text", "The cat", "--orders", "0"), b"", 2, "--orders is 0"),
         (("--text", "The cat", "--order", "streams", "--orders", "2"), b"", 2, "--orders is 2; it"),

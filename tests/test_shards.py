@@ -112,7 +112,7 @@ def test_the_files_of_two_processes_are_together_the_run_of_one(
     folder = tmp_path / "new" / "out"
     second, first = (process(rank, *SEEDED, "--output-dir", str(folder)) for rank in (1, 0))
     assert (first.code, first.stdout) == (0, "")
-    assert first.stderr == f"3 texts are in {folder / FIRST}, 3 of them new\n"
+    assert first.stderr == f"{folder / FIRST} holds 3 texts, 3 of them new\n"
     assert second == Result(0, "", "")
     assert_same(records(folder), alone)
     assert {path.name for path in folder.iterdir()} == {
@@ -169,7 +169,7 @@ def test_a_program_writes_the_same_folder_and_the_command_goes_on_with_it(
     made.close()  # type: ignore[attr-defined]
     assert texts == [record["text"] for record in alone[:3]]
     result = esogen(*SEEDED, "--output-dir", str(tmp_path))
-    assert result.stderr == f"7 texts are in {tmp_path / '00000-of-00001.jsonl'}, 4 of them new\n"
+    assert result.stderr == f"{tmp_path / '00000-of-00001.jsonl'} holds 7 texts, 4 of them new\n"
     assert_same(records(tmp_path), alone)
 
 
@@ -196,7 +196,7 @@ def test_what_is_finished_is_not_made_again(
     monkeypatch.setattr(sample, "drive", never)
     result = esogen(*SEEDED, "--output-dir", str(tmp_path))
     assert result.code == 0
-    assert "7 texts are in" in result.stderr
+    assert "holds 7 texts" in result.stderr
     assert "0 of them new" in result.stderr
     assert (tmp_path / "00000-of-00001.jsonl").read_bytes() == before
 
@@ -240,7 +240,7 @@ def test_an_interrupt_keeps_what_is_finished_and_the_same_command_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(sample, "drive", stopped)
         line = problem(esogen(*SEEDED, "--output-dir", str(tmp_path)), 130)
-    assert f"4 of 7 texts are in {tmp_path / '00000-of-00001.jsonl'}; the same command goes" in line
+    assert f"{tmp_path / '00000-of-00001.jsonl'} holds 4 of 7 texts; the same command goes" in line
     assert "3 of them new" in esogen(*SEEDED, "--output-dir", str(tmp_path)).stderr
     assert_same(records(tmp_path), alone)
 
@@ -335,11 +335,11 @@ def test_what_a_disk_does_not_take_is_told_and_made_again(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--output-dir", "out", "-o", "a"), "--output and --output-dir exclude each other"),
-        (("--output-dir", "out", "--trace", "a"), "--trace and --output-dir exclude each other"),
+        (("--output-dir", "out", "-o", "a"), "--output-dir and --output exclude each other"),
+        (("--output-dir", "out", "--trace", "a"), "--output-dir and --trace exclude each other"),
         (("--output-dir", "out", "--format", "json"), "writes JSON lines; leave --format json out"),
         (("--output-dir", "out", "--format", "text"), "writes JSON lines; leave --format text out"),
-        (("--output-dir", "out", "-0"), "--null is for --format text, not jsonl"),
+        (("--output-dir", "out", "-0"), "--output-dir and --null exclude each other"),
         (("--devices", "cpu"), "--device and --devices exclude each other"),
     ],
 )
@@ -435,7 +435,7 @@ def test_devices_start_a_process_on_each_which_an_interrupt_ends_and_the_same_co
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=120)
     assert (running.returncode, stdout) == (130, ""), stderr
-    assert "of 150 texts are in" in stderr
+    assert " of 150 texts; the same" in stderr
     assert "the same command goes on" in stderr
     kept = [line for name in (FIRST, SECOND) for line in (folder / name).read_bytes().splitlines()]
     assert 0 < len(kept) < 300

@@ -98,7 +98,7 @@ def test_files_are_read_in_order_and_xz_is_unpacked(tmp_path: Path) -> None:
         ("a.txt", None, "cannot read .*a.txt: No such file"),
         ("a.txt", b"", "holds no text to train on"),
         ("a.txt", b"\n <|endoftext|>\n\n", "holds no text to train on"),
-        ("a.txt", b"caf\xe9", r"is not UTF-8 \(byte 3\)"),
+        ("a.txt", b"caf\xe9", "is not UTF-8: there is the byte 0xe9 at 3"),
         ("a.xz", b"plain text", "is no intact xz file"),
         ("a.xz", lzma.compress(b"text" * 99)[:-9], "is no intact xz file"),
     ],
@@ -165,8 +165,8 @@ def test_bytes_are_those_of_utf_8(tiny_tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ("whole", "none of the 2 texts fits a row of 3 tokens; raise --length"),
-        ("packed", "the 2 texts together do not fill one row of 99 tokens; give more text"),
+        ("whole", "of 2 texts none fits a row of 3 tokens; raise --length"),
+        ("packed", "2 texts cannot fill one row of 99 tokens; give more text"),
     ],
 )
 def test_texts_that_make_no_row_are_refused(layout: Any, message: str) -> None:
@@ -233,7 +233,7 @@ RECIPE = TrainingSettings(
         ("alphas", (), "alpha_0 is not given"),
         ("alphas", (0.5, 1.5), r"alpha_0 is 1.5; it must be in \[0, 1\]"),
         ("alphas", (math.nan,), r"alpha_0 is nan; it must be in \[0, 1\]"),
-        ("batch_size", 3, "batch_size is 3; the 2 values of alpha_0 need at least 4 rows"),
+        ("batch_size", 3, "batch_size is 3; it must be at least 4, for alpha_0 1, 0"),
     ],
 )
 def test_a_setting_out_of_range_is_named(field: str, value: object, message: str) -> None:
@@ -242,7 +242,7 @@ def test_a_setting_out_of_range_is_named(field: str, value: object, message: str
 
 
 def test_every_alpha_gets_the_rows_its_terms_need() -> None:
-    with pytest.raises(ValueError, match="need at least 4 rows"):
+    with pytest.raises(ValueError, match="must be at least 4, for alpha_0 1, 0.25"):
         TrainingSettings(1, (1.0, 0.25), batch_size=3)
     assert TrainingSettings(1, (1.0, 0.0), batch_size=2).batch_size == 2
 
@@ -714,9 +714,9 @@ def test_a_resume_with_another_command_names_what_differs(
     words = (text, "-o", tmp_path / "out", *SMALL, "--steps=1")
     command(*words)
     for change, named in (
-        ("--seed=3", "seed 0 -> 3"),
-        ("--hidden-size=32", "hidden_size 16 -> 32"),
-        ("--alpha-0=0.5", "alpha_0 [1.0] -> [0.5]"),
+        ("--seed=3", "--seed 0 -> 3"),
+        ("--hidden-size=32", "--hidden-size 16 -> 32"),
+        ("--alpha-0=0.5", "--alpha-0 [1.0] -> [0.5]"),
     ):
         code, said = command(*words, change, "--resume")
         assert code == 2
@@ -796,17 +796,21 @@ def test_a_given_tokenizer_brings_its_own_size(tmp_path: Path) -> None:
     [
         (["--steps=0"], 2, "--steps is 0; it must be a whole number of at least 1"),
         (["--alpha-0=25"], 2, "--alpha-0 is 25; it must be a number from 0 to 1"),
-        (["--alpha-0=0.5", "--batch-size=1"], 2, "--batch-size is 1; the 1 values of alpha_0"),
+        (
+            ["--alpha-0=0.5", "--batch-size=1"],
+            2,
+            "--batch-size is 1; it must be at least 2, for --alpha-0 0.5",
+        ),
         (["--learning-rate=0"], 2, "--learning-rate is 0; it must be a number above 0"),
         (["--ema=1"], 2, "--ema is 1; it must be a number from 0 up to but not 1"),
         (["--decay=liner"], 2, "did you mean --decay linear?"),
         (["--layout=all"], 2, "--layout is 'all'; it must be one of whole, packed"),
         (["--dtype=fp16"], 2, "--dtype is 'fp16'; it must be one of auto, bf16, fp32"),
         (["--vocab-size=100"], 2, "--vocab-size is 100; it must be a whole number of at least 258"),
-        (["--hidden-size=9"], 2, "--hidden-size is 9 with n_heads 1; it must divide into heads"),
+        (["--hidden-size=9"], 2, "--hidden-size is 9 and --heads is 1; it must divide"),
         (["--device=tpu"], 2, "'tpu'; it must be one of auto, cuda, cuda:N or cpu"),
-        (["--length=1000"], 1, "do not fill one row of 1000 tokens"),
-        (["--length=4", "--layout=whole"], 1, "none of the 6 texts fits a row of 4 tokens"),
+        (["--length=1000"], 1, "cannot fill one row of 1000 tokens"),
+        (["--length=4", "--layout=whole"], 1, "of 6 texts none fits a row of 4 tokens"),
         (["--tokenizer=no.json"], 1, "no.json cannot be read: No such file"),
         (["--init=no-model"], 1, "the model 'no-model' is neither"),
         (["--valid=no.txt"], 1, "cannot read no.txt: No such file"),
@@ -829,7 +833,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(
     ("content", "message"),
     [
         (b"", "holds no text to train on; give a file with some text in it"),
-        (b"caf\xe9", "is not UTF-8 (byte 3); convert it"),
+        (b"caf\xe9", "is not UTF-8: there is the byte 0xe9 at 3; wanted UTF-8 text: convert it"),
     ],
 )
 def test_a_bad_training_file_is_one_line(
@@ -838,7 +842,7 @@ def test_a_bad_training_file_is_one_line(
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
     code, said = command(path, "-o", tmp_path / "out", *SMALL)
-    assert code == 1
+    assert code == 2
     assert message in said
     assert len(said.splitlines()) == 1
 
@@ -1023,7 +1027,9 @@ def test_a_signal_while_validating_does_not_wait_for_it(
         pytest.fail("the validation went on")
 
     monkeypatch.setattr(Run, "validate", validate)
-    code, said = command(text, "-o", tmp_path / "out", *SMALL, "--steps=5", "--valid-every=3")
+    code, said = command(
+        text, "-o", tmp_path / "out", *SMALL, "--steps=5", "--valid-every=3", "--valid", text
+    )
     assert code == 130
     assert "stopped after step 3 of 5" in said
     assert (tmp_path / "out" / STATE).exists()

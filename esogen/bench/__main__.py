@@ -10,11 +10,14 @@ from esogen.bench.loading import loading
 from esogen.bench.machine import machine
 from esogen.bench.memory import peak_memory
 from esogen.bench.processes import cold_sample, help_time
+from esogen.bench.program import run
 from esogen.bench.sampling import cached_against_uncached, share_of_drawing
 from esogen.bench.scoring import scoring_figures
 from esogen.bench.view import view_overhead
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.language_model import load
+
+NAMES = ("help", "cold", "loading", "memory", "cached", "drawing", "scoring", "view")
 
 
 def main() -> None:
@@ -24,11 +27,13 @@ def main() -> None:
         "only",
         nargs="?",
         default="",
-        help="help, cold, loading, cached, drawing, memory, scoring or view",
+        help=f"one of {', '.join(NAMES)}, or how it begins",
     )
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats of each pair")
     words = parser.parse_args()
+    if not any(name.startswith(words.only) for name in NAMES):
+        parser.error(f"no figure begins with {words.only!r}; there are {', '.join(NAMES)}")
     figures: list[Figure] = []
     print("| figure | median | range | target | |\n|---|---:|---|---|---|")
     for figure in measure(words.only, words.model, words.rounds):
@@ -68,4 +73,4 @@ def _of_model(only: str, model: str, rounds: int) -> Iterator[Figure]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from esogen.bench import plot as pictures
 from esogen.bench.machine import machine
+from esogen.bench.program import run
 from esogen.bench.two_samples import p_value
 from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.resolve import DEFAULT_MODEL
@@ -210,6 +211,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--plot", type=Path, help="draw the quality into this .svg or .png")
     words = parser.parse_args()
+    if wrong := {*words.parts} - {"speed", "acceptance", "quality"}:
+        parser.error(f"there is no part {min(wrong)!r}")
     if words.plot:
         pictures.check(words.plot)
     lm = load(words.model, device=words.device, dtype=words.dtype)
@@ -233,4 +236,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -29,6 +29,7 @@ import numpy as np
 from esogen.atomic import replacing
 from esogen.bench.copying import copied
 from esogen.bench.likelihoods import subset
+from esogen.bench.program import run
 from esogen.language_model import LanguageModel, load
 from esogen.likelihood import Ids
 from esogen.model.families import ALPHA_0
@@ -215,4 +216,4 @@ def distinct(texts: Sequence[Ids], n: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

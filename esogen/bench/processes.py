@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from esogen.bench.figures import Figure, interleaved
+from esogen.errors import EsogenError
 
 ONE_COMMAND = """
 import typer
@@ -34,10 +35,12 @@ def cold_sample(model: str, rounds: int) -> Figure:
 
 def _command(*words: str) -> Callable[[], float]:
     def seconds() -> float:
-        began = time.perf_counter()
-        subprocess.run(
-            [sys.executable, *words], check=True, stdin=subprocess.DEVNULL, capture_output=True
+        call, began = [sys.executable, *words], time.perf_counter()
+        done = subprocess.run(
+            call, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
+        if done.returncode:
+            raise EsogenError(done.stderr.strip().removeprefix("esogen: "))
         return time.perf_counter() - began
 
     return seconds

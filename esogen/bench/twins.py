@@ -22,6 +22,7 @@ from typing import Any
 from esogen.atomic import replacing
 from esogen.bench.likelihoods import subset, total
 from esogen.bench.plot import INSTALL, save
+from esogen.bench.program import run
 from esogen.checkpoint.config_file import read_config
 from esogen.checkpoint.resolve import CONFIG
 from esogen.errors import EsogenError
@@ -202,4 +203,4 @@ def _points(rows: list[Found], kind: str) -> Iterator[tuple[str, float]]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -42,7 +42,9 @@ def read_directory(path: Path) -> dict[str, Entry]:
             listed = list(_entries(path, file.read(size)))
             return {name: _place(path, file, end, found) for name, found in listed}
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}; wanted a .ckpt as torch.save writes it"
+        ) from error
     except struct.error as error:
         raise CheckpointError(f"{path} is a damaged archive ({error}); copy it again") from error
 

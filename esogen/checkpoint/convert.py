@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from esogen.atomic import why_no_folder
 from esogen.checkpoint.config_file import read_config
 from esogen.checkpoint.folder import save_checkpoint
 from esogen.checkpoint.hub import Watch
@@ -54,7 +55,9 @@ def export(name: str, folder: Path, dtype: torch.dtype | None, watch: Watch) -> 
 
 
 def claim(folder: Path) -> None:
-    """Raise `CheckpointError` if a model would be overwritten."""
+    """Raise `CheckpointError` if no folder can be there, or a model would be overwritten."""
+    if found := why_no_folder(folder):
+        raise CheckpointError(f"a folder {folder} cannot be made: {found}; name another folder")
     held = [file for file in FILES if (folder / file).exists()]
     if held:
         raise CheckpointError(

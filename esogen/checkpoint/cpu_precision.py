@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -27,18 +28,28 @@ _ROWS, _ROUNDS = 2, 25
 @cache
 def quickest_on_cpu() -> torch.dtype:
     """What was found here before; else what is measured now, kept if it can be written."""
-    place, machine = data_folder() / "cpu-precision.json", _machine()
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        known = json.loads(place.read_text(encoding="utf-8"))
-        if known["machine"] == machine:
-            return {_name(dtype): dtype for dtype in _FINE_TO_COARSE}[known["dtype"]]
-    chosen = quickest(measured())
+    if known := kept():
+        return known
+    place, chosen = _place(), quickest(measured())
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         with replacing(place) as scratch:
-            words = {"machine": machine, "dtype": _name(chosen)}
+            words = {"machine": _machine(), "dtype": _name(chosen)}
             scratch.write_text(json.dumps(words), encoding="utf-8")
     return chosen
+
+
+def kept() -> torch.dtype | None:
+    """What was found here before, and will be taken again; None where nothing is kept."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        known = json.loads(_place().read_text(encoding="utf-8"))
+        if known["machine"] == _machine():
+            return {_name(dtype): dtype for dtype in _FINE_TO_COARSE}[known["dtype"]]
+    return None
+
+
+def _place() -> Path:
+    return data_folder() / "cpu-precision.json"
 
 
 def _machine() -> str:

@@ -5,7 +5,9 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
+
+from esogen.cli.command import Command, Group
 
 COMMANDS: Mapping[str, str] = {
     "sample": "Write texts that begin with PROMPT, or from nothing.",
@@ -21,7 +23,7 @@ COMMANDS: Mapping[str, str] = {
 """Each is a function or a group of that name in the module of that name, and says this first."""
 
 
-class _LateCommands(TyperGroup):
+class _LateCommands(Group):
     """Knows its commands by name and one line; has the whole of one only when it is to run."""
 
     def __init__(self, **settings: Any) -> None:
@@ -41,7 +43,7 @@ def whole_command(name: str) -> Any:
     if isinstance(command, typer.Typer):
         return typer.main.get_command(command)
     alone = typer.Typer(add_completion=False)
-    alone.command(name)(command)
+    alone.command(name, cls=Command)(command)
     return typer.main.get_command(alone)
 
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import typer
+
 from esogen.bench import plot as pictures
 from esogen.bench.cases import SIZES, Case, Grid, Setup
 from esogen.bench.paper import Point
@@ -26,7 +28,16 @@ T = TypeVar("T")
 DEFAULT_SIZE = "small"
 
 
+_APART: options.Apart = {
+    "--size": ("--model",),
+    "--paper": ("--model", "--one-shot"),
+    "--profile": ("--format csv",),
+    "--no-kv-cache": ("--attention",),
+}
+
+
 def bench(
+    ctx: typer.Context,
     *,
     family: bench_options.Family = None,
     length: bench_options.Length = None,
@@ -60,10 +71,8 @@ def bench(
     console = Console.stderr(quiet=quiet)
     if plot:
         pictures.check(plot)
-    if size and model:
-        raise UsageError("--size is for random weights, and --model is given; leave out one")
-    if mdlm_steps and not paper:
-        raise UsageError("--mdlm-steps is for --paper; leave it out")
+    options.keep_apart(ctx, _APART)
+    options.keep_together(ctx, {"--mdlm-steps": ("--paper",)})
     grid = Grid(
         _values(family),
         _values(length),
@@ -74,8 +83,6 @@ def bench(
         schedule,
         kv_cache=not no_kv_cache,
     )
-    if profile and format == "csv":
-        raise UsageError("--profile has rows of its own, which --format csv has no place for")
     setup = Setup(
         size or DEFAULT_SIZE,
         model,
@@ -87,9 +94,8 @@ def bench(
         one_shot=one_shot,
         profile=profile,
     )
-    points = _points(grid, setup, mdlm_steps) if paper else {}
-    with options.flags_named():
-        run = _Run(setup, list(points) or _cases(grid, setup, console), points)
+    points = paper_points(grid, mdlm_steps) if paper else {}
+    run = _Run(setup, list(points) or _cases(grid, setup, console), points)
     columns = PAPER if paper else GRID
     with opened(output) as out:
         table = Table(format, (*columns, *ONE_SHOT) if one_shot else columns, out.write)
@@ -107,13 +113,6 @@ def bench(
 
 def _values(several: Several[T] | None) -> tuple[T, ...] | None:
     return several.values if several else None
-
-
-def _points(grid: Grid, setup: Setup, mdlm_steps: int | None) -> dict[Case, Point]:
-    for flag, given in (("--model", setup.model), ("--one-shot", setup.one_shot)):
-        if given:
-            raise UsageError(f"{flag} is not for --paper; leave it out")
-    return paper_points(grid, mdlm_steps)
 
 
 def _cases(grid: Grid, setup: Setup, console: Console) -> list[Case]:
@@ -180,17 +179,16 @@ def _measure(run: _Run, table: Table, console: Console) -> None:
 
     rows: dict[Case, Row] = {}
     try:
-        with options.flags_named():
-            run.bench = Bench(run.setup, console.status, console.say)
-            for found in run.bench.rows(run.cases):
-                if isinstance(found, NoRoom):
-                    console.report(str(found))
-                    continue
-                rows[found.case] = found
-                point = run.points.get(found.case)
-                run.records.append(found.record() | (point.beside(rows) if point else {}))
-                console.clear()
-                table.add(run.records[-1])
+        run.bench = Bench(run.setup, console.status, console.say)
+        for found in run.bench.rows(run.cases):
+            if isinstance(found, NoRoom):
+                console.report(str(found))
+                continue
+            rows[found.case] = found
+            point = run.points.get(found.case)
+            run.records.append(found.record() | (point.beside(rows) if point else {}))
+            console.clear()
+            table.add(run.records[-1])
     except KeyboardInterrupt:
         run.interrupted = True
     console.clear()

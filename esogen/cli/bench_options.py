@@ -145,7 +145,7 @@ Model = Annotated[
     str | None,
     _option(
         _WITH,
-        "A built-in or short name, a model folder, or owner/name[@revision] on the hub.",
+        "A built-in or short name, a model folder, or owner/name\\[@revision] on the hub.",
         "--model",
         "-m",
         metavar="MODEL",
@@ -161,6 +161,7 @@ Format = Annotated[
         "How the rows are written; a line of JSON with everything comes last.",
         "--format",
         parser=word("--format", get_args(FormatWord)),
+        metavar="|".join(get_args(FormatWord)),
     ),
 ]
 Output = Annotated[

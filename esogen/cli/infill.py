@@ -2,12 +2,14 @@
 
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+import typer
 
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.cli import infill_options, options
@@ -23,8 +25,9 @@ from esogen.cli.infill_run import (
     fill_one,
 )
 from esogen.cli.progress import audience
-from esogen.cli.prompt import STDIN, read_file, read_prompt, read_stdin
+from esogen.cli.prompt import STDIN, opened_file, read_file, read_prompt, read_stdin
 from esogen.cli.sample import judge
+from esogen.cli.summary import Said
 from esogen.cli.terminal import Console, colors_refused, is_terminal
 from esogen.cli.word_diff import word_diff
 from esogen.errors import UsageError
@@ -35,8 +38,26 @@ if TYPE_CHECKING:
     from esogen.language_model import LanguageModel
     from esogen.ranking.infilling import InfillSettings
 
+_TEMPLATE_FILE = "a file that holds a template; one that is typed needs no --file"
+
+_NOT_EDITED = (
+    *("--revise", "--draft", "--verify", "--trace", "--format", "--top", "--batch-size"),
+    *("--no-kv-cache", "--live", "--no-live", "--theme", "--color-by"),
+)
+"""What the editor has no use for."""
+_APART: options.Apart = {
+    "--jsonl": ("--revise", "--plain", "--resume", "--work", "--verify", "--format text"),
+    "--plain": _NOT_EDITED,
+    "--resume": (*_NOT_EDITED, "--fix", "--starts-with", "--ends-with", "--length"),
+    "--revise": ("--work",),
+    "--no-live": ("--theme", "--color-by"),
+    "--no-kv-cache": ("--attention",),
+}
+_TOGETHER: options.Apart = {"--keep": ("--revise",)}
+
 
 def infill(
+    ctx: typer.Context,
     template: infill_options.Template = None,
     *,
     file: infill_options.File = None,
@@ -86,6 +107,8 @@ def infill(
     if it is a pipe or a file. stdout gets the text, nothing else.
     """
 
+    options.keep_apart(ctx, _APART)
+    options.keep_together(ctx, _TOGETHER)
     drafted, costs = options.drafts_of(draft, draft_costs, verify=verify)
 
     def settings(lm: "LanguageModel") -> "InfillSettings":
@@ -110,10 +133,12 @@ def infill(
     around = Around(tuple(fix or ()), starts_with, ends_with, length)
     given = Given(tuple(template or ()), file)
     drawn_in = UNPAINTED if colors_refused(no_color=no_color) else THEMES[theme]
-    ways = Ways(jsonl, revise, tuple(keep or ()), plain, resume, work, drafted is not None)
+    ways = Ways(jsonl, revise, tuple(keep or ()), plain, resume, work)
     make = partial(Setup, model, device, dtype, attention, batch_size, top, settings=settings)
     with audience(console, live=live, theme=drawn_in, color_by=color_by) as who:
         place = Place(output, trace, Form(format, top), who)
+        if not jsonl and given.nothing(around):
+            options.keep_apart(ctx, {"the editor": _NOT_EDITED})
         run = _go(ways, given, around, make, place)
     if run:
         _tell(run, place, drawn=seed is None)
@@ -134,7 +159,6 @@ class Ways:
     plain: bool
     resume: bool
     work: Path | None
-    drafted: bool
 
 
 def _go(
@@ -142,24 +166,22 @@ def _go(
 ) -> Run | None:
     """Work in the way that was asked for; a run of one template is returned."""
     console = place.console
-    if ways.keep and ways.revise is None:
-        raise UsageError("--keep protects parts of a draft; give --revise, or leave it out")
     if ways.jsonl:
         with given.lines() as lines:
-            fill_lines(make(words=()), lines, place, around.tokens)
+            fill_lines(make(template=((), None)), lines, place, around.tokens)
         return None
     if ways.plain or ways.resume or given.nothing(around):
-        if ways.drafted:
-            raise UsageError("--draft is not for the editor; give a TEMPLATE, or leave it out")
         desk = Desk(ways.work or default_work_file(), plain=ways.plain, resume=ways.resume)
         text = given.template(console, plain=ways.plain)
-        edit(make(words=()), desk, place, text, around.tokens)
+        edit(make(template=((), None)), desk, place, text, around.tokens)
         return None
+    if ways.work:
+        raise UsageError("--work is for the editor, and TEMPLATE is filled at once; leave out one")
     if ways.revise is None:
         written = Written(given.text(console, needed=around.length is None), around)
-        return fill_one(make(words=written.words()), written, place)
+        return fill_one(make(template=written.said()), written, place)
     draft = Draft(given.draft(console, around), given, ways.revise, ways.keep)
-    run = fill_one(make(words=draft.words()), draft, place)
+    run = fill_one(make(template=draft.said()), draft, place)
     if run.best:
         draft.show(run.best.text, console)
     return run
@@ -167,11 +189,11 @@ def _go(
 
 def _tell(run: Run, place: Place, *, drawn: bool) -> None:
     """The line after a run; or the seed alone, if it was drawn and nobody has it yet."""
-    console, seed = place.console, f"seed {run.settings.seed}"
+    console = place.console
     if console.shown:
-        console.say(f"{run.tally} · {seed} · {run.again()}")
+        console.say(f"{run.tally} · {run.again(here=True)}")
     elif drawn and place.form.format == "text":
-        console.say(seed)
+        console.say(f"seed {run.settings.seed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +215,13 @@ class Around:
             length=self.length,
         )
 
-    def words(self) -> list[object]:
+    def flags(self) -> Said:
         """The flags that say the same."""
         return [
-            *(word for pair in self.fix for word in ("--fix", pair)),
-            *(("--starts-with", self.starts_with) if self.starts_with else ()),
-            *(("--ends-with", self.ends_with) if self.ends_with else ()),
-            *(() if self.length is None else ("-L", self.length)),
+            *(("--fix", pair) for pair in self.fix),
+            *((("--starts-with", self.starts_with),) if self.starts_with else ()),
+            *((("--ends-with", self.ends_with),) if self.ends_with else ()),
+            *(() if self.length is None else (("-L", self.length),)),
         ]
 
 
@@ -214,7 +236,7 @@ class Given:
         """The template; empty where there is none, which `needed` forbids."""
         self._check()
         if self.file is not None:
-            return read_file(self.file)
+            return read_file(self.file, _TEMPLATE_FILE)
         text = read_prompt(self.arguments, console, "TEMPLATE")
         if needed and not text:
             raise UsageError(
@@ -226,14 +248,14 @@ class Given:
     def nothing(self, around: Around) -> bool:
         """Whether there is no template, and somebody at a terminal to write one."""
         streams = (sys.stdin, sys.stdout if is_terminal(sys.stdout) else sys.stderr)
-        said = self.arguments or self.file or around.words()
+        said = self.arguments or self.file or around.flags()
         return not said and all(map(is_terminal, streams))
 
     def template(self, console: Console, *, plain: bool) -> str:
         """What the editor begins with; with `plain`, stdin is left to the commands."""
         self._check()
         if self.file is not None:
-            return read_file(self.file)
+            return read_file(self.file, _TEMPLATE_FILE)
         if plain and STDIN in self.arguments:
             raise UsageError("--plain reads commands from stdin; give TEMPLATE or --file instead")
         return read_prompt(self.arguments, console, "TEMPLATE") if self.arguments else ""
@@ -241,15 +263,15 @@ class Given:
     def draft(self, console: Console, around: Around) -> str:
         """The text of the file that is named, or of stdin."""
         self._check()
-        if around.words():
-            flag = around.words()[0]
+        if around.flags():
+            flag = around.flags()[0][0]
             raise UsageError(f"{flag} is for templates; --revise takes a draft: leave it out")
         if len(self.arguments) > 1:
             raise UsageError("--revise takes one draft; give the path of one file, or - for stdin")
         path = self.file or Path(*self.arguments)
         if (not self.arguments and self.file is None) or self.arguments == (STDIN,):
             return read_stdin(console, "draft")
-        return read_file(path)
+        return read_file(path, "the file of a draft, or - for stdin")
 
     @contextmanager
     def lines(self) -> Iterator[BinaryIO]:
@@ -257,7 +279,7 @@ class Given:
         if self.arguments not in ((), (STDIN,)):
             raise UsageError("--jsonl reads its templates from stdin or --file; leave TEMPLATE out")
         if self.file is not None:
-            with self.file.open("rb") as source:
+            with opened_file(self.file, "a file with a template a line") as source:
                 yield source
         else:
             yield io.BytesIO() if sys.stdin is None else sys.stdin.buffer
@@ -278,10 +300,9 @@ class Written:
         """The template in the tokens of the model."""
         return self.around.tokens(run, self.text)
 
-    def words(self) -> Sequence[object]:
-        """The words of a command line that give it again."""
-        dashes = ("--",) if self.text.startswith("-") else ()
-        return [*self.around.words(), *dashes, *((self.text,) if self.text else ())]
+    def said(self) -> tuple[Said, str | None]:
+        """The flags of a command line that give it again, and its argument."""
+        return self.around.flags(), self.text or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,10 +320,11 @@ class Draft:
             self.text, share=self.share, keep=self.keep, seed=run.settings.seed
         )
 
-    def words(self) -> Sequence[object]:
-        """The words of a command line that give it again."""
-        keep = [word for pattern in self.keep for word in ("--keep", pattern)]
-        return ["--revise", self.share, *keep, self.given.file or " ".join(self.given.arguments)]
+    def said(self) -> tuple[Said, str | None]:
+        """The flags of a command line that give it again, and its argument: the draft's file."""
+        keep = [("--keep", pattern) for pattern in self.keep]
+        name = self.given.file or " ".join(self.given.arguments) or STDIN
+        return [("--revise", self.share), *keep], str(name)
 
     def show(self, text: str, console: Console) -> None:
         """Tell what became of the draft, word by word."""

@@ -9,6 +9,7 @@ from esogen.cli.infill_output import Fields, as_json, as_object
 from esogen.cli.output import Output
 from esogen.cli.terminal import Console
 from esogen.errors import EsogenError, UsageError
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from esogen.generate.template import Tokens
@@ -77,7 +78,7 @@ class Lines:
         """Raise `EsogenError` if lines were broken."""
         if self.broken:
             raise EsogenError(
-                f"{self.broken} of {self.broken + self.done} lines could not be filled;"
+                f"{self.broken} of {counted(self.broken + self.done, 'line')} could not be filled;"
                 " they are named above and have an error in the output"
             )
 

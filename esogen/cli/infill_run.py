@@ -1,21 +1,21 @@
 """A run of `esogen infill`: load, fill, write; one template, or one on every line."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from esogen.checkpoint.resolve import resolve
-from esogen.cli import options
 from esogen.cli.infill_lines import Lines
 from esogen.cli.infill_output import Fields, Form
 from esogen.cli.output import Output, opened
 from esogen.cli.progress import Audience, drive
 from esogen.cli.recording import Recording, recording
-from esogen.cli.summary import Tally, how_drawn, quoted
+from esogen.cli.summary import Said, Tally, command_line, how_drawn, usual_flags
 from esogen.cli.terminal import Console
 from esogen.errors import Interrupted
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from esogen.generate.template import Tokens
@@ -29,7 +29,7 @@ BATCH_SIZE, MAX_COMBINATIONS = 32, 64
 class Setup:
     """What a run needs, before the model is there that fills in what was not said.
 
-    `words` are those of the command line that give the template again.
+    `template`: the flags of a command line that give it again, and the argument.
     """
 
     model: str
@@ -38,7 +38,7 @@ class Setup:
     attention: str
     batch_size: int
     top: int
-    words: Sequence[object]
+    template: tuple[Said, str | None]
     settings: Callable[["LanguageModel"], "InfillSettings"]
 
 
@@ -121,27 +121,32 @@ class Run:
         """Whether what stands behind an end of text is part of it: in a template it is given."""
         return True
 
-    def again(self) -> str:
-        """The command that gives the same fills."""
-        settings, setup, top = self.settings, self.setup, self.setup.top
-        bound = settings.max_combinations
-        words = [
-            *("-m", setup.model, *_drawn(settings)),
-            *("-n", settings.n, "--seed", settings.seed, "--dtype", self.dtype),
-            *(() if setup.device == "auto" else ("--device", setup.device)),
-            *(() if setup.attention == "auto" else ("--attention", setup.attention)),
-            *(() if top == 1 else ("--top", top)),
-            *(() if settings.order.count == 1 else ("--orders", settings.order.count)),
-            *(() if bound == MAX_COMBINATIONS else ("--max-combinations", bound)),
-            *(("--allow-end",) if settings.end_allowed else ()),
-            *(() if settings.kv_cache else ("--no-kv-cache",)),
-            *setup.words,
+    def again(self, *, here: bool = False) -> str:
+        """The command that gives the same fills; `here`: without what this place adds by itself."""
+        settings, setup, usual = self.settings, self.setup, self._usual() if here else []
+        bound, (template, text) = settings.max_combinations, setup.template
+        flags: Said = [
+            ("-m", setup.model),
+            *how_drawn(settings.draw, settings.schedule, drafting=settings.drafting),
+            ("-n", settings.n),
+            ("--seed", settings.seed),
+            ("--dtype", self.dtype),
+            *(() if setup.device == "auto" else (("--device", setup.device),)),
+            *(() if setup.attention == "auto" else (("--attention", setup.attention),)),
+            *(() if setup.top == 1 else (("--top", setup.top),)),
+            *(() if settings.order.count == 1 else (("--orders", settings.order.count),)),
+            *(() if bound == MAX_COMBINATIONS else (("--max-combinations", bound),)),
+            *((("--allow-end",),) if settings.end_allowed else ()),
+            *(() if settings.kv_cache else (("--no-kv-cache",),)),
         ]
-        return " ".join(["esogen infill", *map(quoted, words)])
+        said = [flag for flag in flags if flag not in usual]
+        return command_line("infill", [*said, *template], text)
 
-
-def _drawn(settings: "InfillSettings") -> list[object]:
-    return how_drawn(settings.draw, settings.schedule, drafting=settings.drafting)
+    def _usual(self) -> Said:
+        """The flags that need not be said here."""
+        usual = self.lm.infill_settings(self.lm.settings())
+        drawn = how_drawn(usual.draw, usual.schedule)
+        return [*usual_flags(self.lm, self.setup.dtype), ("-n", usual.n), *drawn]
 
 
 def load(setup: Setup, console: Console) -> Run:
@@ -150,16 +155,15 @@ def load(setup: Setup, console: Console) -> Run:
     console.status(f"loading {setup.model} ...")
     from esogen.language_model import load as load_model
 
-    with options.flags_named():
-        lm = load_model(
-            setup.model,
-            device=setup.device,
-            dtype=setup.dtype,
-            attention=setup.attention,
-            told=console.say,
-        )
-        settings = setup.settings(lm)
-        run = Run(setup, lm, settings, lm.infilling(settings), Tally())
+    lm = load_model(
+        setup.model,
+        device=setup.device,
+        dtype=setup.dtype,
+        attention=setup.attention,
+        told=console.say,
+    )
+    settings = setup.settings(lm)
+    run = Run(setup, lm, settings, lm.infilling(settings), Tally())
     for note in lm.notes:
         console.say(note)
     return run
@@ -171,9 +175,8 @@ def fill_one(setup: Setup, source: Source, place: Place) -> Run:
     with opened(place.output) as out, recording(place.trace, beside=place.output) as traced:
         run = load(setup, console)
         traced.begin(run)
-        with options.flags_named():
-            tokens = source.read(run)
-            tried = run.infilling.check(tokens)
+        tokens = source.read(run)
+        tried = run.infilling.check(tokens)
         if tried < tokens.combinations:
             console.say(
                 f"trying {tried} of {tokens.combinations} combinations of lengths:"
@@ -210,7 +213,7 @@ def fill_lines(
             interrupted = True
             console.clear()
     if interrupted:
-        raise Interrupted(f"interrupted: kept {lines.done} lines in {out.name}")
+        raise Interrupted(f"interrupted: kept {counted(lines.done, 'line')} in {out.name}")
     lines.check()
 
 

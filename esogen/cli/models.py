@@ -5,8 +5,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +21,7 @@ from esogen.checkpoint.hub_cache import Reference, amount, cached
 from esogen.checkpoint.known import PUBLISHED, published
 from esogen.checkpoint.pins import read_pin
 from esogen.cli import options
+from esogen.cli.command import Command, Group
 from esogen.cli.terminal import Console, is_terminal
 from esogen.errors import CheckpointError, UsageError
 from esogen.visible import one_line
@@ -27,21 +31,25 @@ if TYPE_CHECKING:
     from esogen.checkpoint.inventory import CachedModel
 
 models = typer.Typer(
-    name="models", add_completion=False, help="List, show, download, remove, import, export models."
+    name="models",
+    cls=Group,
+    add_completion=False,
+    help="List, show, download, remove, import, export models.",
 )
+_command = partial(models.command, cls=Command)
 
 Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
         autocompletion=options.complete_model,
-        help="A built-in or short name, a model folder, or owner/name[@revision] on the hub.",
+        help="A built-in or short name, a model folder, or owner/name\\[@revision] on the hub.",
     ),
 ]
 Fact = tuple[str, object]
 
 
-@models.command("list")
+@_command("list")
 def list_models() -> None:
     """List the models: built in, in the cache, and published ones that have a short name."""
     from esogen.checkpoint.inventory import cached_models
@@ -59,7 +67,7 @@ def list_models() -> None:
     _print_table([heads, *rows])
 
 
-@models.command()
+@_command()
 def pull(
     name: Name,
     *,
@@ -81,7 +89,7 @@ def pull(
         _print(str(snapshot.config.parent))
 
 
-@models.command()
+@_command()
 def show(name: Name) -> None:
     """Show what a name stands for, and the model: its network, its defaults, its files.
 
@@ -98,7 +106,7 @@ def show(name: Name) -> None:
         _print(f"{label:<20}{value}")
 
 
-@models.command()
+@_command()
 def remove(
     name: Name,
     *,
@@ -119,7 +127,7 @@ def remove(
         typer.echo(f"removed {model.repository}, {amount(freed)}", err=True)
 
 
-@models.command("import")
+@_command("import")
 def import_model(
     file: Annotated[Path, typer.Argument(metavar="FILE.ckpt", help="The authors' Lightning file.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The model folder to be made.")],
@@ -147,7 +155,7 @@ def import_model(
     _print(str(folder))
 
 
-@models.command("export")
+@_command("export")
 def export_model(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to be made.")],
     *,
@@ -250,10 +258,15 @@ def _defaults(defaults: "CardDefaults") -> Iterator[Fact]:
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns; on a terminal too narrow for them, the last of each row below the others."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    columns = get_terminal_size().columns
+    narrow = is_terminal(sys.stdout) and sum(widths) + 2 * len(widths) > columns
     for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        _print("  ".join(cells).rstrip())
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        below = wrap(cells.pop(), columns - 4) if narrow else []
+        for line in ("  ".join(cells), *(f"    {part}" for part in below)):
+            _print(line.rstrip())
 
 
 def _print(line: str) -> None:

@@ -4,9 +4,8 @@ Values are parsed here, so that a wrong one is told the flag, the value, the ran
 right thing to type before anything is loaded.
 """
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from glob import escape, glob
 from math import inf
@@ -29,32 +28,53 @@ _WHAT, _HOW = "What is written", "How it is drawn"
 _WHERE, _WITH = "Where it goes", "What it runs on"
 _SEEN = "How it is shown"
 _CARD = "the model's own"
-_FIELD = re.compile(r"[a-z0-9_]+(?= is )")
 
 Fits = Callable[[float], bool]
 W = TypeVar("W", bound=str)
-
-
-@contextmanager
-def flags_named() -> Iterator[None]:
-    """Turn the name of a field at the head of a message into its flag, which is the same word.
-
-    A `ValueError` of settings becomes a `UsageError`.
-    """
-    try:
-        yield
-    except (UsageError, ValueError) as error:
-        words = str(error).replace("kv_cache is False", "no_kv_cache is given", 1)
-        field = _FIELD.match(words)
-        if not field:
-            raise
-        raise UsageError(f"--{field[0].replace('_', '-')}{words[field.end() :]}") from error
 
 
 def given(ctx: typer.Context, name: str) -> bool:
     """Whether a value was typed, and is not the default."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+Apart = Mapping[str, Sequence[str]]
+"""Ways to call a command and other such ways: each a flag, a flag with a value, or, where it is the
+case, words."""
+
+
+def keep_apart(ctx: typer.Context, apart: Apart) -> None:
+    """Raise `UsageError` where two were typed of which the first leaves the second without effect.
+
+    `apart` has the second ones by the first.
+    """
+    for way, others in apart.items():
+        other = next((other for other in others if _typed(ctx, way) and _typed(ctx, other)), None)
+        if other:
+            raise UsageError(f"{way} and {other} exclude each other; give one of them")
+
+
+def keep_together(ctx: typer.Context, together: Apart) -> None:
+    """Raise `UsageError` where one was typed that has no effect without another, and that was not.
+
+    `together` has those that will do by those that need one of them.
+    """
+    for way, needed in together.items():
+        if _typed(ctx, way) and not any(_typed(ctx, other) for other in needed):
+            raise UsageError(f"{way} is for {' or '.join(needed)}; give both, or leave {way} out")
+
+
+def _typed(ctx: typer.Context, way: str) -> bool:
+    flag, _, value = way.partition(" ")
+    if not flag.startswith("-"):
+        return True
+    for option in ctx.command.params:
+        if option.name and flag in (*option.opts, *option.secondary_opts):
+            found = ctx.params[option.name]
+            meant = found is not (flag in option.secondary_opts) and value in ("", str(found))
+            return meant and given(ctx, option.name)
+    raise LookupError(flag)
 
 
 def whole(flag: str, least: int = 1, besides: str = "") -> Callable[[str | int], int]:
@@ -69,7 +89,7 @@ def whole(flag: str, least: int = 1, besides: str = "") -> Callable[[str | int],
         if number < least:
             raise _wrong(flag, str(number), wanted, str(least))
         if number > LARGEST:
-            raise _wrong(flag, str(number), f"at most {LARGEST}", str(LARGEST))
+            raise _wrong(flag, str(number), f"at most {LARGEST}", None)
         return number
 
     return parse
@@ -117,15 +137,15 @@ def _draft_of(value: str | None) -> int | Literal["auto"] | None:
     return "auto" if value == "auto" else whole("--draft", besides=", or auto")(value)
 
 
-def word(flag: str, words: Sequence[W]) -> Callable[[str], W]:
-    """A parser of one of these words."""
+def word(flag: str, words: Sequence[W], besides: str = "") -> Callable[[str], W]:
+    """A parser of one of these words; what may be said `besides` is for the message."""
 
     def parse(value: str) -> W:
         for known in words:
             if value == known:
                 return known
         near = next(map(str, get_close_matches(value.lower(), words, n=1)), None)
-        raise _wrong(flag, repr(value), f"one of {', '.join(words)}", near)
+        raise _wrong(flag, repr(value), f"one of {', '.join(words)}{besides}", near)
 
     return parse
 
@@ -174,7 +194,7 @@ Model = Annotated[
         envvar="ESOGEN_MODEL",
         metavar="MODEL",
         autocompletion=complete_model,
-        help="A built-in or short name, a model folder, or owner/name[@revision] on the hub.",
+        help="A built-in or short name, a model folder, or owner/name\\[@revision] on the hub.",
         rich_help_panel=_WITH,
     ),
 ]
@@ -327,6 +347,7 @@ Schedule = Annotated[
     typer.Option(
         "--schedule",
         parser=word("--schedule", config_file.SCHEDULES),
+        metavar="|".join(config_file.SCHEDULES),
         show_default=f"{_CARD}, else random",
         help="Which tokens are decided together.",
         rich_help_panel=_HOW,
@@ -392,6 +413,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         parser=word("--format", get_args(FormatWord)),
+        metavar="|".join(get_args(FormatWord)),
         help="jsonl writes each text as soon as it is finished, json one array.",
         rich_help_panel=_WHERE,
     ),

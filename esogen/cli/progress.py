@@ -109,7 +109,8 @@ def _position(batch: "Watched", step: "Step", n: int, decided: int) -> str:
     if step.examined:  # how many calls there will be is found on the way
         of, left = "", counts_S.sum() - decided // len(batch.indices)
     first, last = batch.indices[0] + 1, batch.indices[-1] + 1
-    texts = "" if n == 1 else f" · text {first}-{last} of {n}"
+    several = "" if first == last else f"-{last}"
+    texts = "" if n == 1 else f" · text {first}{several} of {n}"
     return (
         f"{'sequential' if step.sequential else 'diffusion'} phase"
         f" · step {step.index + 1}{of} · {left} masks left{texts}"

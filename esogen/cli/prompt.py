@@ -6,9 +6,10 @@ import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from esogen.cli.terminal import Console, is_terminal
-from esogen.errors import UsageError
+from esogen.errors import EsogenError, UsageError, not_utf_8
 
 STDIN = "-"
 
@@ -63,17 +64,28 @@ def read_stdin(console: Console, name: str) -> str:
     return _text(sys.stdin.buffer.read(), "stdin")
 
 
-def read_file(path: Path) -> str:
-    """All of a file, without one newline at its end; raises `UsageError` when it is not UTF-8."""
-    return _text(path.read_bytes(), str(path))
+def read_file(path: Path, wanted: str) -> str:
+    """All of a file, without one newline at its end; `wanted` says in words what it should hold.
+
+    Raises `UsageError` when it is not UTF-8, `EsogenError` when it cannot be read.
+    """
+    with opened_file(path, wanted) as file:
+        return _text(file.read(), str(path))
+
+
+def opened_file(path: Path, wanted: str) -> BinaryIO:
+    """A file to be read; raises `EsogenError` as `read_file` does."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise EsogenError(
+            f"cannot read {path}: {error.strerror or error}; wanted {wanted}"
+        ) from error
 
 
 def _text(data: bytes, name: str) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{name} is not UTF-8: there is the byte 0x{data[error.start]:02x} at {error.start};"
-            " wanted UTF-8 text: convert it first, for example with iconv -f latin1 -t utf-8"
-        ) from error
+        raise not_utf_8(name, error) from error
     return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")

@@ -93,7 +93,15 @@ From = Annotated[
 ]
 
 
+_APART: options.Apart = {
+    "--export": ("--step", "--live"),
+    "--step": ("--live", "--speed"),
+    "--no-live": ("--speed", "--theme", "--color-by"),
+}
+
+
 def replay(
+    ctx: typer.Context,
     file: File,
     *,
     export: Export = None,
@@ -111,7 +119,8 @@ def replay(
 
     On a terminal it plays, with keys; elsewhere it prints the texts.
     """
-    _check_flags(export, step, live)
+    options.keep_apart(ctx, _APART)
+    _check_suffix(export)
     from esogen.trace_file import TraceFile
     from esogen.view.export import Reel
 
@@ -130,19 +139,12 @@ def replay(
         _print(reel)
 
 
-def _check_flags(export: Path | None, step: int | None, live: bool | None) -> None:
+def _check_suffix(export: Path | None) -> None:
     if export and export.suffix.lower() not in SUFFIXES:
         found = f"has the suffix {export.suffix!r}" if export.suffix else "has no suffix"
         raise UsageError(
             f"--export is {str(export)!r}, which {found}; it must be one of {', '.join(SUFFIXES)}"
         )
-    given = [
-        flag
-        for flag, value in (("--export", export), ("--step", step), ("--live", live or None))
-        if value is not None
-    ]
-    if len(given) > 1:
-        raise UsageError(f"{given[0]} and {given[1]} exclude each other; give one of them")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,20 @@ from esogen.cli.output import Filed, Layout, Writer, opened
 from esogen.cli.progress import Audience, audience, drive
 from esogen.cli.prompt import read_prompt
 from esogen.cli.recording import Recording, recording
-from esogen.cli.summary import Tally, command_again
+from esogen.cli.summary import (
+    Said,
+    Tally,
+    command_line,
+    how_drawn,
+    sampling_flags,
+    usual_flags,
+)
 from esogen.cli.terminal import Console, colors_refused
 from esogen.errors import EsogenError, Interrupted, UsageError
 from esogen.ranks import Ranks
 from esogen.shards import Shard
 from esogen.view.theme import THEMES, UNPAINTED
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from esogen.generate.verify import Agreement
@@ -36,6 +44,12 @@ Prompt = Annotated[
         help="What the text begins with; - is stdin, alone or after a text.",
     ),
 ]
+
+_APART: options.Apart = {
+    "--output-dir": ("--output", "--trace", "--separator", "--null"),
+    "--no-live": ("--theme", "--color-by"),
+    "--no-kv-cache": ("--attention",),
+}
 
 
 def sample(
@@ -104,13 +118,13 @@ def sample(
             kv_cache=not no_kv_cache,
         )
 
+    options.keep_apart(ctx, _APART)
     kept = output_dir is not None
     drafted, costs = options.drafts_of(draft, draft_costs, verify=verify, kept=kept)
     ranks, places = Ranks.here(), read_devices(devices, device)
     several = max(ranks.world, len(places)) > 1
     if several or output_dir:
-        chosen = options.given(ctx, "format")
-        _check_folder(output_dir, output, trace, format if chosen else None)
+        _check_folder(output_dir, format if options.given(ctx, "format") else None)
     layout = Layout("jsonl" if output_dir else format, separator, null=null)
     console = Console.stderr(quiet=quiet or not ranks.first, no_color=no_color)
     text = read_prompt(prompt or [], console, shared=several)
@@ -171,12 +185,11 @@ class Run:
         """What JSON says of every text of this run."""
         return self.lm.run_fields(self.settings)
 
-    def again(self) -> str:
-        """The command that gives the same texts."""
-        job = self.job
-        return command_again(
+    def again(self, *, here: bool = False) -> str:
+        """The command that gives the same texts; `here`: without what this place adds by itself."""
+        job, usual = self.job, self._usual() if here else []
+        flags = sampling_flags(
             self.settings,
-            prompt=job.prompt,
             n=job.n,
             best_of=job.best_of,
             model=job.model,
@@ -185,6 +198,15 @@ class Run:
             attention=job.attention,
             unused=self.lm.unused,
         )
+        said = [flag for flag in flags if flag not in usual]
+        return command_line("sample", said, job.prompt if job.prompt or not here else None)
+
+    def _usual(self) -> Said:
+        """The flags that need not be said here."""
+        lm = self.lm
+        rest, whole = lm.settings(length=self.settings.length), lm.settings().length
+        drawn = how_drawn(rest.draw, rest.schedule, lm.unused)
+        return [*usual_flags(lm, self.job.dtype), ("-L", whole), ("-n", 1), *drawn]
 
 
 @dataclass(slots=True)
@@ -209,7 +231,7 @@ def _carry_out(
             raise Interrupted("interrupted before a text was finished; nothing was kept")
     if made.interrupted:
         raise Interrupted(
-            f"interrupted: kept {made.written} of {job.n} texts in {out.name};"
+            f"interrupted: kept {made.written} of {counted(job.n, 'text')} in {out.name};"
             f" the seed is {run.settings.seed}"
         )
     return run, made
@@ -230,22 +252,18 @@ def _carry_on(
         made = _make(run, shard.rest, Filed(shard, run.fields()), traced, who)
     if made.interrupted:
         raise Interrupted(
-            f"interrupted: {shard.done} of {len(shard.mine)} texts are in {shard.path};"
+            f"interrupted: {shard.path} holds {shard.done} of {counted(len(shard.mine), 'text')};"
             " the same command goes on"
         )
-    who.console.say(f"{shard.done} texts are in {shard.path}, {made.written} of them new")
+    held = counted(shard.done, "text")
+    who.console.say(f"{shard.path} holds {held}, {made.written} of them new")
     return run, made
 
 
-def _check_folder(
-    folder: Path | None, output: Path | None, trace: Path | None, word: str | None
-) -> None:
-    """Raise `UsageError` where several processes have no folder, or flags exclude one."""
+def _check_folder(folder: Path | None, word: str | None) -> None:
+    """Raise `UsageError` where several processes have no folder, or another format is wanted."""
     if folder is None:
         raise UsageError("several processes write into a folder; give --output-dir DIR")
-    for flag, given in (("--output", output), ("--trace", trace)):
-        if given:
-            raise UsageError(f"{flag} and --output-dir exclude each other; give one of them")
     if word not in (None, "jsonl"):
         raise UsageError(f"--output-dir writes JSON lines; leave --format {word} out")
 
@@ -255,12 +273,9 @@ def _load(job: Job, ranks: Ranks, console: Console) -> Run:
     console.status(f"loading {job.model} ...")
     from esogen.language_model import load
 
-    with options.flags_named():
-        device = ranks.device(job.device, job.places)
-        lm = load(
-            job.model, device=device, dtype=job.dtype, attention=job.attention, told=console.say
-        )
-        run = Run(job, lm, job.settings(lm))
+    device = ranks.device(job.device, job.places)
+    lm = load(job.model, device=device, dtype=job.dtype, attention=job.attention, told=console.say)
+    run = Run(job, lm, job.settings(lm))
     for note in lm.notes:
         console.say(note)
     return run
@@ -310,7 +325,7 @@ def _driven(
 def _tell(run: Run, made: Made, console: Console, *, drawn: bool) -> None:
     """The line after a run; or the seed alone, if it was drawn and nobody has it yet."""
     if console.shown and made.tally.texts:
-        console.say(f"{made.tally} · seed {run.settings.seed} · {run.again()}")
+        console.say(f"{made.tally} · {run.again(here=True)}")
     elif drawn:
         console.say(f"seed {run.settings.seed}")
 

@@ -4,6 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.cli import options
 from esogen.cli import score_options as own
@@ -11,7 +13,7 @@ from esogen.cli.output import Output, opened
 from esogen.cli.prompt import STDIN
 from esogen.cli.score_heat import Heat, painted
 from esogen.cli.score_run import Job, Shown, execute, journal_at, load_run
-from esogen.cli.score_sources import Sources, read_orders
+from esogen.cli.score_sources import GIVEN, Sources, read_orders
 from esogen.cli.terminal import Console
 from esogen.errors import UsageError
 from esogen.ranks import Ranks
@@ -21,7 +23,23 @@ if TYPE_CHECKING:
     from esogen.scoring.settings import ScoreSettings
 
 
+_APART: options.Apart = {
+    "--text": ("--field", "--lines", "--rank", "--compare"),
+    "--field": ("--lines",),
+    "--compare": ("--rank", "--lines", "--field"),
+    "--bound nelbo": ("--order", "--steps", "--heat-map", "--html", "--svg"),
+    "--order left-to-right": ("--alpha-0",),
+    "--format csv": ("--top", "--against"),
+    "--state": ("--html", "--svg"),
+}
+_TOGETHER: options.Apart = {
+    "--steps": ("--order blocks", "--order streams"),
+    "--time-samples": ("--bound nelbo",),
+}
+
+
 def score(
+    ctx: typer.Context,
     files: own.Files = None,
     *,
     text: own.Text = None,
@@ -61,14 +79,17 @@ def score(
     Without FILE, stdin is read. A text file holds one text, or several parted by lines
     <|endoftext|>.
     """
-    given = read_orders(order) if order and order.startswith("given:") else []
+    options.keep_apart(ctx, _APART)
+    options.keep_together(ctx, _TOGETHER)
+    given = read_orders(order) if order and order.startswith(GIVEN) else []
+    word = None if given or order is None else own.read_order(order)
 
     def settings(lm: "LanguageModel") -> "ScoreSettings":
         from esogen.scoring.defaults import settings_for
 
         return settings_for(
             lm.checkpoint,
-            order=None if given or order is None else options.word("--order", own.ORDERS)(order),
+            order=word,
             given=given,
             orders=orders,
             alpha_0=alpha_0,
@@ -81,8 +102,6 @@ def score(
             time_samples=time_samples,
         )
 
-    if order is not None and not given:
-        options.word("--order", own.ORDERS)(order)
     ranks = Ranks.here()
     shown = Shown(format, by, top, compare, rank)
     sources = _sources(files or [], text, field, lines, shown)

@@ -13,6 +13,8 @@ BoundWord = Literal["exact", "nelbo"]
 OrderWord = Literal["left-to-right", "random", "blocks", "streams"]
 ORDERS: tuple[OrderWord, ...] = get_args(OrderWord)
 """Orders that need no file."""
+read_order = word("--order", ORDERS, besides=", given:FILE")
+"""The parser of those."""
 
 _WHAT, _HOW = "What is scored", "How it is scored"
 _SHOWN, _WHERE, _WITH = "What is shown", "Where it goes", "What it runs on"
@@ -102,6 +104,7 @@ Bound = Annotated[
     typer.Option(
         "--bound",
         parser=word("--bound", get_args(BoundWord)),
+        metavar="|".join(get_args(BoundWord)),
         help="nelbo is the training bound, as papers report it.",
         rich_help_panel=_HOW,
     ),
@@ -163,6 +166,7 @@ By = Annotated[
     typer.Option(
         "--by",
         parser=word("--by", get_args(ByWord)),
+        metavar="|".join(get_args(ByWord)),
         help="The number; gain is what the rest of the text tells of a word.",
         rich_help_panel=_SHOWN,
     ),
@@ -208,6 +212,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         parser=word("--format", get_args(FormatWord)),
+        metavar="|".join(get_args(FormatWord)),
         help="json, jsonl and csv have every token; jsonl as soon as a text is finished.",
         rich_help_panel=_WHERE,
     ),

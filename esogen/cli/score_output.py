@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from esogen.cli.output import Output
-from esogen.visible import one_line
+from esogen.visible import counted, one_line
 
 if TYPE_CHECKING:
     from esogen.scoring.figures import Estimate, Figures
@@ -73,7 +73,7 @@ def described(name: str, figures: "Figures", kind: str) -> str:
         f"{name}: {figures.tokens} tokens · {_figure(figures.estimate, figures, kind)} · {kind}"
     ]
     for looser in figures.tightening:
-        count = f"{looser.orders} order{'s' * (looser.orders > 1)}"
+        count = counted(looser.orders, "order")
         lines.append(f"  {count}: {_figure(looser, figures, kind)}")
     return "".join(f"{line}\n" for line in lines)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esogen.checkpoint.resolve import resolve
-from esogen.cli import options
 from esogen.cli.output import Output
 from esogen.cli.score_heat import Heat
 from esogen.cli.score_output import Record, comparison, writer
@@ -18,6 +17,7 @@ from esogen.cli.score_state import Journal
 from esogen.cli.terminal import Console
 from esogen.errors import Interrupted, UsageError
 from esogen.ranks import Ranks
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from esogen.language_model import LanguageModel
@@ -52,8 +52,11 @@ class Job:
     def check(self, bound: str, orders: int | None) -> None:
         """Raise `UsageError` for flags that exclude each other."""
         shown = self.shown
-        if shown.compare and shown.rank:
-            raise UsageError("--compare and --rank exclude each other; give one of them")
+        if shown.rank and shown.format == "text" and (shown.top or self.against):
+            raise UsageError(
+                "--rank writes the lines alone; leave --top and --against out, or give --format"
+                " jsonl"
+            )
         if bound == "nelbo" and (shown.top or shown.by != "surprisal"):
             raise UsageError(
                 "--bound nelbo is of a whole text and says nothing of its words; leave --top and"
@@ -134,11 +137,10 @@ def load_run(job: Job, ranks: Ranks, console: Console) -> Run:
         from esogen.language_model import load
         from esogen.scoring.score import check_family
 
-        with options.flags_named():
-            device = ranks.device(job.device)
-            lm = load(name, device=device, dtype=job.dtype, told=console.say)
-            sides.append(Side(lm, job.settings(lm)))
-            check_family(lm.checkpoint, sides[-1].settings)
+        device = ranks.device(job.device)
+        lm = load(name, device=device, dtype=job.dtype, told=console.say)
+        sides.append(Side(lm, job.settings(lm)))
+        check_family(lm.checkpoint, sides[-1].settings)
     return Run(job, ranks, sides[0], sides[1] if job.against else None)
 
 
@@ -252,10 +254,11 @@ class Execution:
         """Say on stderr what is left to be said; raises `Interrupted` where the run was."""
         if self.interrupted:
             later = "; the same command goes on from --state" if self.journal else ""
-            raise Interrupted(f"interrupted: kept {self.texts} texts in {self.out.name}{later}")
+            kept = counted(self.texts, "text")
+            raise Interrupted(f"interrupted: kept {kept} in {self.out.name}{later}")
         if self.skipped:
             first = next(iter(self.skipped.values()))
-            self.console.say(f"left out {len(self.skipped)} texts; the first: {first}")
+            self.console.say(f"left out {counted(len(self.skipped), 'text')}; the first: {first}")
         if self.heat.left_out:
             self.console.say(
                 "long texts are not painted; --heat-map, --html FILE or --svg FILE does"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from esogen.cli.prompt import STDIN
+from esogen.cli.prompt import STDIN, opened_file
 from esogen.cli.terminal import is_terminal
-from esogen.errors import EsogenError, UsageError
+from esogen.errors import EsogenError, UsageError, not_utf_8
 
 if TYPE_CHECKING:
     from esogen.scoring.documents import Reading
@@ -76,10 +76,7 @@ class Sources:
     def _read_file(self, path: Path) -> Iterator[str]:
         from esogen.scoring.documents import read_stream
 
-        try:
-            self._file = path.open("rb")
-        except OSError as error:
-            raise EsogenError(f"cannot read {path}: {error.strerror or error}") from error
+        self._file = opened_file(path, "a text file, or - for stdin")
         with self._file as file:
             yield from read_stream(file, str(path), self.reading)
             self._done += file.tell()
@@ -115,7 +112,9 @@ def _stdin() -> BinaryIO:
     return sys.stdin.buffer
 
 
-_PREFIX = "given:"
+GIVEN = "given:"
+"""What stands before the name of a file with orders."""
+
 _NUMBERS = re.compile(r"[\s,\[\]]+")
 
 
@@ -124,13 +123,15 @@ def read_orders(word: str) -> list[list[int]]:
 
     Raises `UsageError` for what holds anything else.
     """
-    path = Path(os.path.expanduser(word.removeprefix(_PREFIX)))  # noqa: PTH111 - no shell did it
+    path = Path(os.path.expanduser(word.removeprefix(GIVEN)))  # noqa: PTH111 - no shell did it
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"--order {word}: the file is not UTF-8; wanted numbers") from error
+        raise not_utf_8(str(path), error) from error
     except OSError as error:
-        raise EsogenError(f"cannot read {path}: {error.strerror or error}") from error
+        raise EsogenError(
+            f"cannot read {path}: {error.strerror or error}; wanted a file with an order a line"
+        ) from error
     orders = []
     for number, line in enumerate(io.StringIO(text), 1):
         words = [word for word in _NUMBERS.split(line) if word]

@@ -1,15 +1,19 @@
 """The line after a run: what it cost, and the command that gives the same texts again."""
 
+import os
 import shlex
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from esogen.checkpoint.resolve import DEFAULT_MODEL
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from esogen.generate.drafting import Drafting
     from esogen.generate.draw import DrawSettings
     from esogen.generate.plan import ScheduleSettings
-    from esogen.language_model import Sample, SampleSettings
+    from esogen.language_model import LanguageModel, Sample, SampleSettings
 
 
 @dataclass(slots=True)
@@ -34,8 +38,8 @@ class Tally:
     def __str__(self) -> str:
         speed = self.tokens / self.seconds if self.seconds else 0.0
         parts = (
-            *((f"{self.texts} texts",) if self.texts > 1 else ()),
-            f"{self.tokens} tokens",
+            *((counted(self.texts, "text"),) if self.texts > 1 else ()),
+            counted(self.tokens, "token"),
             f"NFE {self.calls / max(self.texts, 1):.4g}",
             *((f"{self.accepted / self.drafts:.0%} of drafts accepted",) if self.drafts else ()),
             f"{self.seconds:.2f} s",
@@ -44,10 +48,13 @@ class Tally:
         return " · ".join(parts)
 
 
-def command_again(
+Said = list[tuple[object, ...]]
+"""Flags of a command line, each with its value if it takes one."""
+
+
+def sampling_flags(
     settings: "SampleSettings",
     *,
-    prompt: str,
     n: int,
     model: str,
     device: str,
@@ -55,24 +62,35 @@ def command_again(
     attention: str = "auto",
     best_of: int = 1,
     unused: Container[str] = (),
-) -> str:
-    """The command line that gives the same texts, quoted for a shell and on one line.
+) -> Said:
+    """The flags of `esogen sample` that give the same texts.
 
     `unused` names settings that the model's family would refuse.
     """
-    words = [
-        *("-m", model, "-L", settings.length),
+    return [
+        ("-m", model),
+        ("-L", settings.length),
         *how_drawn(settings.draw, settings.schedule, unused, settings.drafting),
-        *("-n", n, *(() if best_of == 1 else ("--best-of", best_of))),
-        *("--seed", settings.seed, "--dtype", dtype),
-        *(() if device == "auto" else ("--device", device)),
-        *(() if attention == "auto" else ("--attention", attention)),
-        *(("--raw",) if settings.raw else ()),
-        *(() if settings.kv_cache else ("--no-kv-cache",)),
-        *(("--",) if prompt.startswith("-") else ()),
-        prompt,
+        ("-n", n),
+        *(() if best_of == 1 else (("--best-of", best_of),)),
+        ("--seed", settings.seed),
+        ("--dtype", dtype),
+        *(() if device == "auto" else (("--device", device),)),
+        *(() if attention == "auto" else (("--attention", attention),)),
+        *((("--raw",),) if settings.raw else ()),
+        *(() if settings.kv_cache else (("--no-kv-cache",),)),
     ]
-    return " ".join(["esogen sample", *map(quoted, words)])
+
+
+def usual_flags(lm: "LanguageModel", dtype: str) -> Said:
+    """Flags that are not needed here: of the default model, and where --dtype `dtype` is `auto`."""
+    from esogen.checkpoint.cpu_precision import kept
+
+    again = dtype == "auto" and (lm.device.type != "cpu" or kept() is not None)
+    return [
+        *((("-m", DEFAULT_MODEL),) if "ESOGEN_MODEL" not in os.environ else ()),
+        *((("--dtype", lm.checkpoint.dtype),) if again else ()),
+    ]
 
 
 def how_drawn(
@@ -80,21 +98,29 @@ def how_drawn(
     schedule: "ScheduleSettings",
     unused: Container[str] = (),
     drafting: "Drafting | None" = None,
-) -> list[object]:
-    """The flags of a schedule and of drawing, with their values; none of what is `unused`."""
+) -> Said:
+    """The flags of a schedule and of drawing; none of what is `unused`."""
     return [
-        *(() if drafting or "steps" in unused else ("-s", schedule.steps)),
-        *(() if "alpha_0" in unused else ("--alpha-0", schedule.alpha_0)),
-        *(() if "schedule" in unused else ("--schedule", schedule.schedule)),
-        *("-t", draw.temperature, "--top-p", draw.top_p),
-        *(() if draw.top_k is None else ("--top-k", draw.top_k)),
+        *(() if drafting or "steps" in unused else (("-s", schedule.steps),)),
+        *(() if "alpha_0" in unused else (("--alpha-0", schedule.alpha_0),)),
+        *(() if "schedule" in unused else (("--schedule", schedule.schedule),)),
+        ("-t", draw.temperature),
+        ("--top-p", draw.top_p),
+        *(() if draw.top_k is None else (("--top-k", draw.top_k),)),
         *(_flags(drafting.fields) if drafting else ()),
     ]
 
 
-def _flags(fields: Mapping[str, object]) -> Iterator[object]:
-    for name, value in fields.items():
-        yield from ("--" + name.replace("_", "-"), value)
+def command_line(name: str, flags: Said, text: str | None) -> str:
+    """The command of this name on one line, quoted for a shell; `text` is its argument, if any."""
+    words = [name, *(word for flag in flags for word in flag)]
+    if text is not None:
+        words += ["--", text] if text.startswith("-") and text != "-" else [text]
+    return " ".join(["esogen", *map(quoted, words)])
+
+
+def _flags(fields: Mapping[str, object]) -> Said:
+    return [("--" + name.replace("_", "-"), value) for name, value in fields.items()]
 
 
 def quoted(value: object) -> str:

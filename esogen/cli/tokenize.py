@@ -10,6 +10,7 @@ from esogen.cli import training_options as options
 from esogen.cli.terminal import Console
 from esogen.errors import EsogenError, UsageError
 from esogen.training.settings import Shape
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from esogen.checkpoint.tokenizer import Tokenizer
@@ -62,9 +63,9 @@ def tokenize(
             written = write_token_files(output, name, encoded, learned)
             size = sum(path.stat().st_size for path in written)
             console.say(
-                f"{name}: {len(encoded):,} texts, {len(encoded.ids_T):,} tokens,"
+                f"{name}: {counted(len(encoded), 'text')}, {counted(len(encoded.ids_T), 'token')},"
                 f" {encoded.bytes_D.sum() / len(encoded.ids_T):.2f} bytes a token;"
-                f" {len(written)} files, {size:,} bytes"
+                f" {counted(len(written), 'file')}, {size:,} bytes"
             )
     except OSError as error:
         raise EsogenError(

@@ -11,15 +11,18 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+import typer
+
 from esogen.checkpoint.config_file import CardDefaults, read_config
 from esogen.checkpoint.resolve import TOKENIZER, resolve
 from esogen.cli import training_options as options
-from esogen.cli.options import Device, flags_named
+from esogen.cli.options import Device, keep_together
 from esogen.cli.terminal import Console
 from esogen.cli.training_progress import Progress, measured, shown
 from esogen.errors import Interrupted, UsageError
 from esogen.model.families import ALPHA_0, check_used
 from esogen.training.settings import FAMILY, Shape, TrainingSettings
+from esogen.visible import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 
 def train(
+    ctx: typer.Context,
     files: options.Files,
     output: options.Output,
     *,
@@ -86,6 +90,7 @@ def train(
     model.safetensors with the averaged weights. state.safetensors beside them is what --resume
     goes on from. Ctrl-C finishes the step in hand and saves.
     """
+    keep_together(ctx, {"--valid-every": ("--valid",)})
     until = time.monotonic() + (math.inf if minutes is None else 60 * minutes)
     shape = {
         "family": family,
@@ -101,24 +106,23 @@ def train(
     card = CardDefaults(card_length, card_steps, card_alpha_0, card_schedule)
     console = Console.stderr(quiet=quiet)
     kind = _family(family, init, console)
-    with flags_named():
-        first_alpha = {"alpha_0": alpha_0[0] if alpha_0 else None}
-        check_used(kind, {**shape, **first_alpha, "bos": bos})
-        check_used(kind, asdict(card), prefix="card_")
-        settings = TrainingSettings(
-            steps=steps,
-            alphas=tuple(alpha_0 or [ALPHA_0.get(kind, 1.0)]),
-            batch_size=batch_size,
-            micro_batch=micro_batch or min(batch_size, options.MICRO_BATCH),
-            learning_rate=learning_rate,
-            warmup=min(steps // 10, options.PUBLISHED_WARMUP) if warmup is None else warmup,
-            decay=decay,
-            weight_decay=weight_decay,
-            clip=clip,
-            ema=ema,
-            layout=layout,
-            seed=seed,
-        )
+    first_alpha = {"alpha_0": alpha_0[0] if alpha_0 else None}
+    check_used(kind, {**shape, **first_alpha, "bos": bos})
+    check_used(kind, asdict(card), prefix="card_")
+    settings = TrainingSettings(
+        steps=steps,
+        alphas=tuple(alpha_0 or [ALPHA_0.get(kind, 1.0)]),
+        batch_size=batch_size,
+        micro_batch=micro_batch or min(batch_size, options.MICRO_BATCH),
+        learning_rate=learning_rate,
+        warmup=min(steps // 10, options.PUBLISHED_WARMUP) if warmup is None else warmup,
+        decay=decay,
+        weight_decay=weight_decay,
+        clip=clip,
+        ema=ema,
+        layout=layout,
+        seed=seed,
+    )
     given = {name: value for name, value in shape.items() if value is not None}
     job = _Job(files, valid, output, settings, given, tokenizer, init, bos, resume=resume)
     place = _Place(device, dtype, save_dtype, compiled, attention)
@@ -292,11 +296,9 @@ def _start(
 
     if job.init is not None:
         _refuse_beside_init(job)
-        with flags_named():
-            return from_model(job.init, job.shape.get("dropout"), job.bos, device)
+        return from_model(job.init, job.shape.get("dropout"), job.bos, device)
     shape = Shape(**job.shape)
-    with flags_named():
-        shape.config(shape.vocab_size)  # told before a tokenizer is trained
+    shape.config(shape.vocab_size)  # told before a tokenizer is trained
     kept = job.folder / TOKENIZER  # a resumed run goes on with the tokenizer it began with
     if given := job.tokenizer or (kept if job.resume and kept.is_file() else beside):
         tokenizer = given_tokenizer(given, job.shape.get("vocab_size"))
@@ -413,9 +415,10 @@ class _Signals:
 def _begins(run: "Run") -> str:
     rows, trainer = run.trainer.rows, run.trainer
     weights = sum(parameter.numel() for parameter in trainer.parameters.values())
-    too_long = f" ({rows.dropped:,} texts are longer and left out)" if rows.dropped else ""
+    too_long = f" ({counted(rows.dropped, 'longer text')} left out)" if rows.dropped else ""
+    length = rows.ids_RL.shape[1]
     return (
-        f"training {weights:,} weights on {len(rows):,} rows of {rows.ids_RL.shape[1]} tokens"
+        f"training {weights:,} weights on {counted(len(rows), 'row')} of {length} tokens"
         f"{too_long} from step {trainer.step} to {trainer.settings.steps}"
     )
 

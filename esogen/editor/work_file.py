@@ -44,7 +44,9 @@ def read(path: Path, model: str) -> Mapping[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
         found, written = value["format"], value["model"]
     except FileNotFoundError as error:
-        raise EsogenError(f"{path}: there is no working file to resume") from error
+        raise EsogenError(
+            f"{path}: there is no working file to resume; begin without --resume"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise EsogenError(
             f"{path} is no working file ({error!r}); name another with --work"

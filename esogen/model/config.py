@@ -43,7 +43,7 @@ class ModelConfig:
             raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1)")
         if self.hidden_size % self.n_heads or self.head_size % 2:
             raise ValueError(
-                f"hidden_size is {self.hidden_size} with n_heads {self.n_heads};"
+                f"hidden_size is {self.hidden_size} and n_heads is {self.n_heads};"
                 " it must divide into heads of an even width"
             )
         if self.bos_id is not None and not 0 <= self.bos_id < self.mask_id:

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from esogen.errors import EsogenError, UsageError
+from esogen.errors import EsogenError, UsageError, not_utf_8
 from esogen.training.data import SEPARATOR
 
 MOST_BYTES = 2**28
@@ -113,11 +113,7 @@ def _lines(file: BinaryIO, name: str) -> Iterator[str]:
         try:
             yield line.decode("utf-8").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
-            raise UsageError(
-                f"{name} is not UTF-8: there is the byte 0x{line[error.start]:02x} at"
-                f" {read + error.start}; wanted UTF-8 text: convert it first, for example with"
-                " iconv -f latin1 -t utf-8"
-            ) from error
+            raise not_utf_8(name, error, read) from error
         read += len(line)
 
 

@@ -22,6 +22,7 @@ from esogen.scoring.figures import Figures, bounds_of_windows, mean_of_draws
 from esogen.scoring.orders import order_of
 from esogen.scoring.settings import Bound, ScoreSettings
 from esogen.scoring.windows import Window, windows_of
+from esogen.visible import counted
 
 TOKENS_AT_ONCE = 2**12
 """Tokens of one call of the network, padding included, unless said; no figure depends on it."""
@@ -143,7 +144,9 @@ def score_documents(
     room = Room(tokens_at_once, "windows", told)
     reader = _Reader(checkpoint, settings, best, tokens_at_once, room, watcher)
     texts = _open(checkpoint, documents, settings, skip)
-    while together := _until(texts, CALLS_SORTED * tokens_at_once // settings.passes):
+    calls = 0  # the first text alone, then ever more: what is read together is finished together
+    while together := _until(texts, calls * tokens_at_once // settings.passes):
+        calls = min(2 * calls or 1, CALLS_SORTED)
         watcher.opened(settings.passes * sum(len(text.tokens_L) for text in together))
         reader.read(together)
         yield from (text.score(checkpoint, settings) for text in together)
@@ -244,7 +247,7 @@ def _open(
 
 
 def _too_short(document: Document, tokens: int) -> UsageError:
-    found = "empty" if not document.text else f"{tokens} token{'s' * (tokens != 1)} long"
+    found = "empty" if not document.text else f"{counted(tokens, 'token')} long"
     return UsageError(
         f"{document.name} is {found}; a text to be scored must have at least {LEAST_TOKENS}"
         " tokens: give more of it, or count its end with --end-of-text"

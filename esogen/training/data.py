@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esogen.checkpoint.tokenizer import END_OF_TEXT
-from esogen.errors import EsogenError
+from esogen.errors import EsogenError, UsageError, not_utf_8
 from esogen.generate.streams import Purpose, stream
 from esogen.training.settings import Layout
+from esogen.visible import counted
 
 SEPARATOR = re.compile(rf"^[ \t]*{re.escape(END_OF_TEXT)}[ \t]*$", re.MULTILINE)
 """The line that parts two documents of a training file."""
@@ -57,13 +58,14 @@ class Rows:
 def read_documents(paths: Iterable[Path]) -> Iterator[str]:
     """The documents of plain or xz-compressed UTF-8 files, without blank lines around them.
 
-    Raises `EsogenError` for a file that is missing, not UTF-8, broken, or holds no text.
+    Raises `UsageError` for a file that is not UTF-8 or holds no text, `EsogenError` for one that is
+    missing or broken.
     """
     for path in paths:
         documents = [part.strip("\n") for part in SEPARATOR.split(_read(path))]
         documents = [document for document in documents if document.strip()]
         if not documents:
-            raise EsogenError(f"{path} holds no text to train on; give a file with some text in it")
+            raise UsageError(f"{path} holds no text to train on; give a file with some text in it")
         yield from documents
 
 
@@ -73,13 +75,11 @@ def _read(path: Path) -> str:
         text = (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8")
         return text.replace("\r\n", "\n")
     except OSError as error:
-        raise EsogenError(f"cannot read {path}: {error.strerror}") from error
+        raise EsogenError(f"cannot read {path}: {error.strerror}; wanted a text file") from error
     except lzma.LZMAError as error:
         raise EsogenError(f"{path} is no intact xz file ({error}); copy it again") from error
     except UnicodeDecodeError as error:
-        raise EsogenError(
-            f"{path} is not UTF-8 (byte {error.start}); convert it, for example with iconv"
-        ) from error
+        raise not_utf_8(str(path), error) from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,11 +138,11 @@ def training_rows(texts: Encoded, end_of_text: int, layout: Layout, length: int)
         return rows
     if whole:
         raise EsogenError(
-            f"none of the {len(texts)} texts fits a row of {length} tokens;"
+            f"of {counted(len(texts), 'text')} none fits a row of {length} tokens;"
             " raise --length, or cut the texts into rows with --layout packed"
         )
     raise EsogenError(
-        f"the {len(texts)} texts together do not fill one row of {length} tokens;"
+        f"{counted(len(texts), 'text')} cannot fill one row of {length} tokens;"
         " give more text or lower --length"
     )
 

@@ -1,7 +1,6 @@
 """A whole training run: what it begins with, and the folder it is saved to and resumed from."""
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 import tokenizers
 import torch
 
+from esogen.atomic import why_no_folder
 from esogen.checkpoint.config_file import Card, CardDefaults, read_config
 from esogen.checkpoint.folder import begun, save_checkpoint
 from esogen.checkpoint.resolve import WEIGHTS, resolve
@@ -92,10 +92,8 @@ def claim(folder: Path, *, resume: bool) -> None:
 
     Raises `UsageError` otherwise; makes no folder yet.
     """
-    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not (place.is_dir() and os.access(place, os.W_OK)):
-        found = "cannot be written to" if place.is_dir() else "is no folder"
-        raise UsageError(f"--output is {folder}, but {place} {found}; choose another folder")
+    if found := why_no_folder(folder):
+        raise UsageError(f"--output is {folder}, but {found}; choose another folder")
     if resume and not (folder / STATE).is_file():
         raise UsageError(
             f"{folder} holds no {STATE}, so there is nothing to resume; leave out --resume"

@@ -58,8 +58,8 @@ class TrainingSettings:
         needed = len(self.alphas) * (2 if any(0.0 < alpha < 1.0 for alpha in self.alphas) else 1)
         if self.batch_size < needed:
             raise ValueError(
-                f"batch_size is {self.batch_size};"
-                f" the {len(self.alphas)} values of alpha_0 need at least {needed} rows"
+                f"batch_size is {self.batch_size}; it must be at least {needed},"
+                f" for alpha_0 {', '.join(f'{alpha_0:g}' for alpha_0 in self.alphas)}"
             )
 
     def as_dict(self) -> dict[str, Any]:
@@ -98,17 +98,27 @@ class Shape:
 
     def config(self, vocab_size: int) -> ModelConfig:
         """This shape with the vocabulary of a tokenizer that may be smaller than asked."""
-        return ModelConfig(
-            self.family,
-            vocab_size=vocab_size,
-            model_length=self.length,
-            hidden_size=self.hidden_size,
-            n_blocks=self.blocks,
-            n_heads=self.heads,
-            cond_dim=self.cond_dim,
-            dropout=self.dropout,
-            block_size=self.block_size if self.family == "bd3lm" else 1,
-        )
+        try:
+            return ModelConfig(
+                self.family,
+                vocab_size=vocab_size,
+                model_length=self.length,
+                hidden_size=self.hidden_size,
+                n_blocks=self.blocks,
+                n_heads=self.heads,
+                cond_dim=self.cond_dim,
+                dropout=self.dropout,
+                block_size=self.block_size if self.family == "bd3lm" else 1,
+            )
+        except ValueError as error:
+            raise ValueError(_in_our_words(str(error))) from error
+
+
+def _in_our_words(message: str) -> str:
+    """A message about a `ModelConfig`, with the names that `Shape` has for its fields."""
+    for theirs, ours in (("n_heads", "heads"), ("n_blocks", "blocks"), ("model_length", "length")):
+        message = message.replace(theirs, ours)
+    return message
 
 
 def differing(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
