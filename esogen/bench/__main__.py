@@ -12,6 +12,7 @@ from esogen.bench.memory import peak_memory
 from esogen.bench.processes import cold_sample, help_time
 from esogen.bench.sampling import cached_against_uncached, share_of_drawing
 from esogen.bench.scoring import scoring_figures
+from esogen.bench.script import run
 from esogen.bench.view import view_overhead
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.language_model import load
@@ -68,4 +69,4 @@ def _of_model(only: str, model: str, rounds: int) -> Iterator[Figure]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,6 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
+from esogen.bench.script import run
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.generate.verify import Agreement, RowByRow, Side, compare
 from esogen.language_model import Batch, LanguageModel, load
@@ -76,4 +77,4 @@ def _batch(lm: LanguageModel, rows: int, alpha_0: float, steps: int) -> Batch:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

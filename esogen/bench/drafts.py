@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from esogen.bench import plot as pictures
 from esogen.bench.machine import machine
+from esogen.bench.script import run
 from esogen.bench.two_samples import p_value
 from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.resolve import DEFAULT_MODEL
@@ -223,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from esogen.bench.figures import Figure
+from esogen.bench.script import run
 
 _TESTS = Path(__file__).parents[2] / "tests"
 
@@ -145,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esogen.bench.figures import Figure, interleaved
+from esogen.bench.script import run
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.generate.fill import prefilled, start
 from esogen.generate.streams import Purpose, stream
@@ -196,4 +197,4 @@ def prefill_cost(lm: LanguageModel, hole: Gap, rounds: int) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,6 +12,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+from esogen.bench.script import run
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.generate.streams import Purpose, stream
 from esogen.language_model import LanguageModel, load
@@ -138,4 +139,4 @@ def _finite(x: float) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from esogen.bench.script import run
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.language_model import load
 from esogen.model.families import ALPHA_0
@@ -38,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

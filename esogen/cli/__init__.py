@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from esogen.cli.terminal import Console
-from esogen.errors import EsogenError, Interrupted, UsageError
+from esogen.errors import DONE, INTERRUPTED, PROBLEM, UsageError, explain
 from esogen.ranks import Ranks
 from esogen.visible import one_line
 
 _COMPLETION = "_ESOGEN_COMPLETE"
-_DONE, _PROBLEM, _WRONG_USAGE, _INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,11 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(words)
         sys.stdout.flush()
     except BrokenPipeError:
-        code = _DONE
+        code = DONE
     except SystemExit:  # Rich's and Typer's for a closed pipe, and of a completion that is done
         if _COMPLETION in os.environ:
             raise
-        code = _DONE
+        code = DONE
     except (Exception, KeyboardInterrupt) as error:
         code = _report(error)
     _let_go_of_stdout()
@@ -63,9 +62,9 @@ def _run(words: Sequence[str]) -> int:
 
     words = words or ["--help"]
     code: int | None = app(words, prog_name="esogen", standalone_mode=False, obj=words)
-    if code == _INTERRUPTED:
+    if code == INTERRUPTED:
         raise KeyboardInterrupt
-    return code or _DONE
+    return code or DONE
 
 
 def _report(error: BaseException) -> int:
@@ -74,8 +73,8 @@ def _report(error: BaseException) -> int:
         import traceback
 
         traceback.print_exception(error)
-    message, code = _explain(error)
-    if sys.stderr is not None and (code == _PROBLEM or _first()):
+    message, code = explain(error) or _explain_typer(error)
+    if sys.stderr is not None and (code == PROBLEM or _first()):
         with suppress(OSError):
             Console.stderr().clear()
             print(f"esogen: {one_line(message)}", file=sys.stderr, flush=True)
@@ -90,22 +89,6 @@ def _first() -> bool:
         return True
 
 
-def _explain(error: BaseException) -> tuple[str, int]:
-    match error:
-        case Interrupted():
-            return str(error), _INTERRUPTED
-        case KeyboardInterrupt():
-            return "interrupted", _INTERRUPTED
-        case UsageError():
-            return str(error), _WRONG_USAGE
-        case EsogenError():
-            return str(error), _PROBLEM
-        case OSError(strerror=str(reason)):
-            return f"{error.filename}: {reason}" if error.filename else reason, _PROBLEM
-        case _:
-            return _explain_typer(error)
-
-
 def _explain_typer(error: BaseException) -> tuple[str, int]:
     import typer
 
@@ -115,11 +98,11 @@ def _explain_typer(error: BaseException) -> tuple[str, int]:
             message += f"; see {context.command_path} --help"
         return message, error.exit_code
     if isinstance(error, typer.Abort):
-        return "interrupted", _INTERRUPTED
+        return "interrupted", INTERRUPTED
     if type(error).__name__ == "OutOfMemoryError":  # of torch, which is imported by then
-        return "the GPU has too little memory; try --device cpu or a narrower --dtype", _PROBLEM
+        return "the GPU has too little memory; try --device cpu or a narrower --dtype", PROBLEM
     found = f"{type(error).__name__}: {error}"
-    return f"a defect of esogen ({found}); ESOGEN_DEBUG=1 shows where", _PROBLEM
+    return f"a defect of esogen ({found}); ESOGEN_DEBUG=1 shows where", PROBLEM
 
 
 def _let_go_of_stdout() -> None:
