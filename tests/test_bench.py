@@ -407,6 +407,26 @@ def test_a_row_that_does_not_fit_is_named_and_the_others_are_measured(
     )
 
 
+def test_a_length_that_cannot_fit_is_told_before_it_is_planned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("esogen.bench.measure.free_bytes", lambda _: 10**6)
+    planned: list[int] = []
+    make = Subject.plan
+
+    def plan(self: Subject, case: Case) -> Plan:
+        planned.append(case.length)
+        return make(self, case)
+
+    monkeypatch.setattr(Subject, "plan", plan)
+    done = esogen(*TINY, "-L", "8,100000000", "--family", "esolm-b,mdlm")
+    assert (done.code, planned) == (1, [8, 8])
+    assert [row["length"] for row in done.rows] == [8, 8]
+    for family in ("esolm-b", "mdlm"):
+        said = f"{family}, length 100000000, 25000000 steps, batch 1: cpu has too little memory for"
+        assert said in done.stderr
+
+
 def test_one_text_that_does_not_fit_is_told_so() -> None:
     assert "for one text; try a smaller --length or" in str(NoRoom(Case("ar", 8), "cuda:0"))
 

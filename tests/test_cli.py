@@ -14,7 +14,6 @@ import sys
 import threading
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -39,6 +38,7 @@ from esogen.generate.verify import Agreement
 from esogen.language_model import Batch, SampleSettings
 from esogen.view.canvas import Decode
 from esogen.visible import counted, one_line, visible
+from tests.calls import Esogen, Result, call, problem
 
 ESCAPE = "\x1b"
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"
@@ -46,19 +46,6 @@ FEW = ("--length", "12", "--steps", "4", "--seed", "1")
 """Settings that make a short run, always the same."""
 
 NOWHERE = Console(None, quiet=True, shown=False, steerable=False, colored=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one call of `esogen` did; `screen` is what a terminal was sent, by both streams."""
-
-    code: int
-    stdout: str
-    stderr: str
-    screen: str = ""
-
-
-Esogen = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
@@ -72,13 +59,6 @@ def environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def esogen() -> Esogen:
     """Calls `esogen` in this process, with a stdin that is given and no terminal anywhere."""
-
-    def call(*words: str, stdin: bytes = b"") -> Result:
-        with CliRunner().isolation(input=stdin) as (stdout, stderr, _):
-            code = main(words)
-            sys.stderr.flush()
-            return Result(code, stdout.getvalue().decode(), stderr.getvalue().decode())
-
     return call
 
 
@@ -132,14 +112,6 @@ class Terminal:
                 self._sent += os.read(self._ours, 4096)
             except OSError:  # the last of the other side has hung up
                 return
-
-
-def problem(result: Result, code: int) -> str:
-    """The one line on stderr of a call that went wrong and wrote no text."""
-    assert (result.code, result.stdout) == (code, "")
-    assert result.stderr.startswith("esogen: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
 
 
 # Texts and their formats

@@ -2,34 +2,20 @@
 
 import json
 import shlex
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from esogen.cli import main
 from esogen.cli.word_diff import word_diff
 from esogen.trace_file import TraceFile
+from tests.calls import Esogen, Result, call, problem
 from tests.test_cli import on_terminal
 
 __all__ = ["on_terminal"]
 
 SEED = ("--seed", "1", "-n", "3")
 TEMPLATE = "The [MASK:2] sat on [MASK:1-2].\n\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    code: int
-    stdout: str
-    stderr: str
-    screen: str = ""
-
-
-Infill = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
@@ -41,26 +27,12 @@ def environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def infill() -> Infill:
+def infill() -> Esogen:
     """Calls `esogen infill` in this process, with a stdin that is given and no terminal."""
-
-    def call(*words: str, stdin: bytes = b"") -> Result:
-        with CliRunner().isolation(input=stdin) as (stdout, stderr, _):
-            code = main(["infill", *words])
-            sys.stderr.flush()
-            return Result(code, stdout.getvalue().decode(), stderr.getvalue().decode())
-
-    return call
+    return partial(call, "infill")
 
 
-def problem(result: Result, code: int) -> str:
-    assert (result.code, result.stdout) == (code, "")
-    assert result.stderr.startswith("esogen: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
-
-
-def test_stdout_is_the_filled_text_byte_for_byte(infill: Infill) -> None:
+def test_stdout_is_the_filled_text_byte_for_byte(infill: Esogen) -> None:
     result = infill(TEMPLATE, *SEED)
     assert (result.code, result.stderr) == (0, "")
     assert result.stdout.startswith("The ")
@@ -68,7 +40,7 @@ def test_stdout_is_the_filled_text_byte_for_byte(infill: Infill) -> None:
     assert " sat on " in result.stdout
 
 
-def test_argument_file_and_stdin_give_the_same(infill: Infill, tmp_path: Path) -> None:
+def test_argument_file_and_stdin_give_the_same(infill: Esogen, tmp_path: Path) -> None:
     file = tmp_path / "template.txt"
     file.write_text("A [MASK:3] cat.\n")
     expected = infill("A [MASK:3] cat.", *SEED).stdout
@@ -77,7 +49,7 @@ def test_argument_file_and_stdin_give_the_same(infill: Infill, tmp_path: Path) -
     assert infill("-", *SEED, stdin=b"A [MASK:3] cat.").stdout == expected
 
 
-def test_the_best_fills_come_as_a_table_or_as_json(infill: Infill) -> None:
+def test_the_best_fills_come_as_a_table_or_as_json(infill: Esogen) -> None:
     lines = infill(TEMPLATE, *SEED, "--top", "4").stdout.splitlines()
     found = json.loads(infill(TEMPLATE, *SEED, "--top", "4", "--format", "json").stdout)
     assert len(lines) == 5
@@ -97,7 +69,7 @@ def test_the_best_fills_come_as_a_table_or_as_json(infill: Infill) -> None:
 
 
 def test_many_templates_are_filled_as_each_alone_and_broken_lines_are_told(
-    infill: Infill,
+    infill: Esogen,
 ) -> None:
     lines = ['"The [MASK:2] sat."', "{", '{"template": "none", "id": 3}', "",
              '{"template": "[MASK:9] cat", "id": "x"}', '{"text": 1}', '"[MASK:99]"',
@@ -119,13 +91,13 @@ def test_many_templates_are_filled_as_each_alone_and_broken_lines_are_told(
     assert told[-1].startswith("esogen: 6 of 8 lines could not be filled")
 
 
-def test_a_bound_on_combinations_is_said_when_it_bites(infill: Infill) -> None:
+def test_a_bound_on_combinations_is_said_when_it_bites(infill: Esogen) -> None:
     result = infill("[MASK:1-9] cat", *SEED, "--max-combinations", "3")
     assert result.stderr.startswith("trying 3 of 9 combinations of lengths")
     assert infill("[MASK:1-3] cat", *SEED, "--max-combinations", "3").stderr == ""
 
 
-def test_a_run_is_the_same_without_the_cache_and_verify_finds_nothing(infill: Infill) -> None:
+def test_a_run_is_the_same_without_the_cache_and_verify_finds_nothing(infill: Esogen) -> None:
     cached, uncached = (infill(TEMPLATE, *SEED, *f) for f in ((), ("--no-kv-cache",)))
     assert cached.stdout == uncached.stdout
     verified = infill(TEMPLATE, *SEED, "--verify")
@@ -134,7 +106,7 @@ def test_a_run_is_the_same_without_the_cache_and_verify_finds_nothing(infill: In
 
 
 def test_the_line_after_a_run_gives_the_same_text_again(
-    on_terminal: Callable[..., Result], infill: Infill
+    on_terminal: Esogen, infill: Esogen
 ) -> None:
     words = ("infill", "The [MASK:3] sat\n[MASK:2]", "-n", "3", "--fix", "2:the", "--seed", "4")
     result = on_terminal(*words, streams="stderr")
@@ -165,12 +137,12 @@ def test_the_line_after_a_run_gives_the_same_text_again(
     ],
 )  # fmt: skip
 def test_what_cannot_be_filled_is_told_in_one_line(
-    infill: Infill, words: tuple[str, ...], said: str
+    infill: Esogen, words: tuple[str, ...], said: str
 ) -> None:
     assert said in problem(infill(*words), 2)
 
 
-def test_text_that_is_no_utf8_is_told_with_its_place(infill: Infill, tmp_path: Path) -> None:
+def test_text_that_is_no_utf8_is_told_with_its_place(infill: Esogen, tmp_path: Path) -> None:
     file = tmp_path / "latin"
     file.write_bytes(b"caf\xe9 [MASK]")
     assert "latin is not UTF-8: there is the byte 0xe9 at 3" in problem(infill("-f", str(file)), 2)
@@ -181,7 +153,7 @@ def test_text_that_is_no_utf8_is_told_with_its_place(infill: Infill, tmp_path: P
 DRAFT = "Once upon a time there was a little cat. The cat zzqx had a red 🙂 hat."
 
 
-def revised(infill: Infill, tmp_path: Path, *words: str) -> tuple[str, str]:
+def revised(infill: Esogen, tmp_path: Path, *words: str) -> tuple[str, str]:
     file = tmp_path / "draft.txt"
     file.write_text(DRAFT + "\n")
     result = infill("--revise", "30%", str(file), *SEED, *words)
@@ -189,20 +161,20 @@ def revised(infill: Infill, tmp_path: Path, *words: str) -> tuple[str, str]:
     return result.stdout, result.stderr
 
 
-def test_a_draft_is_revised_and_what_changed_is_shown(infill: Infill, tmp_path: Path) -> None:
+def test_a_draft_is_revised_and_what_changed_is_shown(infill: Esogen, tmp_path: Path) -> None:
     text, diff = revised(infill, tmp_path)
     assert text.removesuffix("\n") != DRAFT
     assert diff.removesuffix("\n") == word_diff(DRAFT, text.removesuffix("\n"), colored=False)
 
 
-def test_what_is_to_be_kept_is_kept(infill: Infill, tmp_path: Path) -> None:
+def test_what_is_to_be_kept_is_kept(infill: Esogen, tmp_path: Path) -> None:
     text, _ = revised(infill, tmp_path, "--keep", "upon a time", "--keep", "🙂")
     assert "upon a time" in text
     assert "🙂" in text
     assert "upon a time" not in revised(infill, tmp_path)[0]
 
 
-def test_a_draft_that_cannot_be_revised_is_told(infill: Infill, tmp_path: Path) -> None:
+def test_a_draft_that_cannot_be_revised_is_told(infill: Esogen, tmp_path: Path) -> None:
     file = tmp_path / "draft.txt"
     file.write_text(DRAFT)
     words = ("--revise", "30%", str(file))
@@ -230,12 +202,12 @@ def test_a_word_diff_marks_words(old: str, new: str, shown: str) -> None:
 # The editor line by line, on the command line
 
 
-def plain(infill: Infill, work: Path, *words: str, commands: str) -> Result:
+def plain(infill: Esogen, work: Path, *words: str, commands: str) -> Result:
     return infill("--plain", "--work", str(work), *SEED, *words, stdin=commands.encode())
 
 
 def test_commands_from_stdin_edit_and_only_the_accepted_text_is_on_stdout(
-    infill: Infill, tmp_path: Path
+    infill: Esogen, tmp_path: Path
 ) -> None:
     work = tmp_path / "state" / "work.json"
     result = plain(infill, work, "The [MASK:2] cat.", commands="reroll 1\nundo\naccept\n")
@@ -245,7 +217,7 @@ def test_commands_from_stdin_edit_and_only_the_accepted_text_is_on_stdout(
     assert "state 2 (reroll 1)" in result.stderr
 
 
-def test_what_was_left_is_resumed(infill: Infill, tmp_path: Path) -> None:
+def test_what_was_left_is_resumed(infill: Esogen, tmp_path: Path) -> None:
     work = tmp_path / "work.json"
     left = plain(infill, work, "The [MASK:2] cat.", commands="reroll\nlock 1\n")
     assert (left.code, left.stdout) == (0, "")
@@ -260,7 +232,7 @@ def test_what_was_left_is_resumed(infill: Infill, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("held", ["Dear diary,", '{"title": "a letter"}', "[]", None])
 def test_what_is_no_working_file_is_left_as_it_is(
-    infill: Infill, held: str | None, tmp_path: Path
+    infill: Esogen, held: str | None, tmp_path: Path
 ) -> None:
     work = tmp_path / "mine.txt"
     if held is None:
@@ -274,7 +246,7 @@ def test_what_is_no_working_file_is_left_as_it_is(
 
 
 def test_a_wrong_command_in_a_script_is_told_and_the_rest_is_done(
-    infill: Infill, tmp_path: Path
+    infill: Esogen, tmp_path: Path
 ) -> None:
     work = tmp_path / "work.json"
     result = plain(infill, work, "The [MASK] cat.", commands="dance\naccept\n")
@@ -294,13 +266,13 @@ def test_a_wrong_command_in_a_script_is_told_and_the_rest_is_done(
     ],
 )
 def test_an_editor_that_cannot_begin_says_why(
-    infill: Infill, tmp_path: Path, words: tuple[str, ...], code: int, said: str
+    infill: Esogen, tmp_path: Path, words: tuple[str, ...], code: int, said: str
 ) -> None:
     assert said in problem(infill(*words, "--work", str(tmp_path / "none.json")), code)
 
 
 def test_a_trace_holds_every_candidate_with_its_given_positions(
-    infill: Infill, tmp_path: Path
+    infill: Esogen, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.trace"
     found = json.loads(infill("The [MASK:1-2] cat.", *SEED, "--format", "json", "--top", "9",
@@ -314,7 +286,7 @@ def test_a_trace_holds_every_candidate_with_its_given_positions(
 
 
 def test_the_live_view_shows_the_text_being_filled(
-    on_terminal: Callable[..., Result],
+    on_terminal: Esogen,
 ) -> None:
     words = ("infill", "The [MASK:8] cat.", *SEED, "--live")
     result = on_terminal(*words, streams="stderr")

@@ -7,33 +7,21 @@ import re
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from esogen import doctor as doctor_module
 from esogen.checkpoint.resolve import resolve
-from esogen.cli import main
 from esogen.doctor import Finding, examine
 from tests import golden
+from tests.calls import Esogen, Result, call
 from tests.hub_fixtures import PUBLISHED, TINY, Home, Offline
 from tests.loopback_hub import LoopbackHub
 
 WEIGHTS = "model.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    code: int
-    stdout: str
-    stderr: str
-
-
-Esogen = Callable[..., Result]
 
 
 @pytest.fixture
@@ -41,13 +29,6 @@ def esogen(monkeypatch: pytest.MonkeyPatch) -> Esogen:
     """Calls `esogen` in this process, without a terminal."""
     for name in ("ESOGEN_MODEL", "ESOGEN_DEBUG", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
-
-    def call(*words: str, stdin: bytes = b"") -> Result:
-        with CliRunner().isolation(input=stdin) as (stdout, stderr, _):
-            code = main(words)
-            sys.stderr.flush()
-            return Result(code, stdout.getvalue().decode(), stderr.getvalue().decode())
-
     return call
 
 

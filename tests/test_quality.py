@@ -2,7 +2,13 @@
 
 import json
 import math
+import os
+import shutil
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +20,12 @@ from hypothesis import strategies as st
 from esogen.bench import judge, twins
 from esogen.bench.copying import GRAM, Copied, copied
 from esogen.bench.judge import HELD_OUT, distinct, entropy, qualities
-from esogen.checkpoint.config_file import Card
+from esogen.bench.program import run
+from esogen.checkpoint.config_file import Card, read_config, write_config
 from esogen.checkpoint.folder import save_checkpoint
+from esogen.checkpoint.resolve import CONFIG
 from esogen.checkpoint.tokenizer import Tokenizer
+from esogen.errors import EsogenError, UsageError
 from esogen.language_model import load
 from esogen.model.config import ModelConfig
 from esogen.training.data import encode
@@ -113,6 +122,72 @@ def test_samples_are_made_once_kept_and_measured_beside_held_out_text(
         assert found[0]["name"] == HELD_OUT
         assert found[0]["copied"] == 1.0
     assert [each["name"] for each in found[1:]] == ["tiny alpha_0=1 T=4", "tiny alpha_0=0.25 T=4"]
+
+
+def test_models_that_are_not_there_or_not_finished_are_told_before_anything_is_sampled(
+    judge_folder: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(tiny_folder, half)
+    card = replace(read_config(half / CONFIG), training={"step": 3, "steps": 5})
+    write_config(half / CONFIG, card, "float32")
+    words = f"-o {tmp_path / 'out'} --training a --held-out b --device cpu --judge"
+    for models, said in (
+        (f"{tiny_folder} {half} {words} {judge_folder}", "half has had 3 of its 5 steps; train it"),
+        (f"{tiny_folder} {words} {half}", "half has had 3 of its 5 steps; train it to the end"),
+        (f"twins/alpha-1 {words} {judge_folder}", "twins/alpha-1 is no folder here; train it"),
+    ):
+        monkeypatch.setattr("sys.argv", ["judge", *models.split()])
+        with pytest.raises(EsogenError, match=said):
+            judge.main()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def sigterm_is_put_back() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("sigterm_is_put_back")
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (EsogenError("no such\nmodel"), 1, "esogen: no such model\n"),
+        (UsageError("wrong"), 2, "esogen: wrong\n"),
+        (
+            OSError(28, "No space left on device", "a/b"),
+            1,
+            "esogen: a/b: No space left on device\n",
+        ),
+        (KeyboardInterrupt(), 130, "esogen: interrupted\n"),
+        (SystemExit(7), 7, ""),
+    ],
+)
+def test_a_script_ends_with_one_line(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == code
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.usefixtures("sigterm_is_put_back")
+def test_a_defect_of_a_script_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: print(1 / 0))
+
+
+def test_an_interrupt_waits_for_the_training_to_save() -> None:
+    saving = "import time; print(flush=True); time.sleep(1); raise SystemExit(7)"
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    assert twins._finished([sys.executable, "-c", saving]) == 7
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from esogen.cli import main, sample
 from esogen.cli.progress import drive
@@ -17,6 +16,7 @@ from esogen.language_model import Batch, LanguageModel, load
 from esogen.trace import UNDECIDED
 from esogen.trace_file import TraceFile
 from esogen.view.tape import Tape
+from tests.calls import call
 
 FEW = ("-L", "24", "-s", "6", "--alpha-0", "0.5", "--schedule", "random", "--seed", "3")
 
@@ -29,10 +29,8 @@ def _environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def esogen(*words: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a call without terminals."""
-    with CliRunner().isolation(input=b"") as (stdout, stderr, _):
-        code = main(words)
-        sys.stderr.flush()
-        return code, stdout.getvalue().decode(), stderr.getvalue().decode()
+    done = call(*words)
+    return done.code, done.stdout, done.stderr
 
 
 def test_a_trace_holds_what_json_says_of_the_same_run(tmp_path: Path) -> None:

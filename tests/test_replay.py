@@ -16,17 +16,16 @@ from typing import Self
 
 import pyte
 import pytest
-from typer.testing import CliRunner
 
 from esogen.checkpoint.folder import Checkpoint
 from esogen.checkpoint.tokenizer import Tokenizer
-from esogen.cli import main
 from esogen.trace_file import TraceFile
 from esogen.view.canvas import Pieces
 from esogen.view.flow import Line
 from esogen.view.player import JUMP, SPEEDS, Player
 from esogen.view.stage import Size, Stage
 from esogen.view.tape import Tape
+from tests.calls import call
 from tests.test_lightness import packages_imported_by
 from tests.traces import changed, header_for, run_over, written
 
@@ -50,10 +49,8 @@ def _trace(path: Path, folder: Path, checkpoint: Checkpoint, *texts: str) -> Pat
 
 def esogen(*words: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a call without terminals."""
-    with CliRunner().isolation(input=b"") as (stdout, stderr, _):
-        code = main(words)
-        sys.stderr.flush()
-        return code, stdout.getvalue().decode(), stderr.getvalue().decode()
+    done = call(*words)
+    return done.code, done.stdout, done.stderr
 
 
 def problem(*words: str, code: int = 1) -> str:

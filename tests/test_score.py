@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from typer.testing import CliRunner
 
 from esogen.cli import main
 from esogen.cli.score_progress import Meter
@@ -25,7 +25,8 @@ from esogen.language_model import LanguageModel, load
 from esogen.scoring.documents import Reading
 from esogen.view.flow import cells as columns
 from esogen.view.heatmap import SCALES, Cell, Picture, html, lines_of, on_terminal, svg
-from tests.test_cli import Esogen, Result, Terminal, problem
+from tests.calls import Esogen, Result, call, problem
+from tests.test_cli import Terminal
 
 LETTER = "Tom had a little cat.\n\nThe cat had a red hat & a <big> ball. 🐶 Zoë"
 LINES = (
@@ -45,14 +46,7 @@ def environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def esogen() -> Esogen:
     """Calls `esogen score` in this process, with a stdin that is given and no terminal."""
-
-    def call(*words: str, stdin: bytes = b"") -> Result:
-        with CliRunner().isolation(input=stdin) as (stdout, stderr, _):
-            code = main(("score", *words))
-            sys.stderr.flush()
-            return Result(code, stdout.getvalue().decode(), stderr.getvalue().decode())
-
-    return call
+    return partial(call, "score")
 
 
 @pytest.fixture

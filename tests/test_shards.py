@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from esogen.cli import main, sample
+from esogen.cli import sample
 from esogen.cli.progress import Audience, drive
 from esogen.errors import EsogenError, UsageError
 from esogen.language_model import Batch, LanguageModel, load
 from esogen.ranks import Ranks
 from esogen.shards import Shard
 from esogen.view.canvas import Decode
-from tests.test_cli import Esogen, Result, problem
+from tests.calls import Esogen, Result, call, problem
 
 RUN = ("The cat", "--length", "16", "--steps", "4", "-n", "7", "--batch-size", "2")
 SEEDED = (*RUN, "--seed", "3")
@@ -43,13 +42,10 @@ def environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def esogen() -> Esogen:
     """Calls `esogen sample` in this process, with no terminal anywhere."""
 
-    def call(*words: str) -> Result:
-        with CliRunner().isolation(input=b"") as (stdout, stderr, _):
-            code = main(("sample", *words, "--device", "cpu"))
-            sys.stderr.flush()
-            return Result(code, stdout.getvalue().decode(), stderr.getvalue().decode())
+    def sample(*words: str) -> Result:
+        return call("sample", *words, "--device", "cpu")
 
-    return call
+    return sample
 
 
 @pytest.fixture
@@ -369,10 +365,7 @@ def test_devices_that_cannot_be_used_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], named: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with CliRunner().isolation(input=b"") as (stdout, stderr, _):
-        code = main(("sample", *words))
-        result = Result(code, stdout.getvalue().decode(), stderr.getvalue().decode())
-    assert named in problem(result, 2)
+    assert named in problem(call("sample", *words), 2)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from esogen.checkpoint.config_file import CardDefaults, read_config
 from esogen.checkpoint.folder import open_checkpoint
+from esogen.checkpoint.resolve import CONFIG
 from esogen.checkpoint.tokenizer import Tokenizer, train_tokenizer
 from esogen.cli import main
 from esogen.cli.training_progress import Meter, duration, on_bar
@@ -574,6 +575,24 @@ def test_a_full_disk_is_named_and_keeps_what_was_there(
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert after.keys() == before.keys()
     assert after[STATE] == before[STATE]
+
+
+def test_a_run_that_ends_while_it_saves_goes_on_from_its_state(
+    toy_rows: Rows, tiny_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = Run(trained(fresh_trainer(toy_rows), 1), tmp_path, tiny_tokenizer)
+    with monkeypatch.context() as patch:
+        patch.setattr("esogen.checkpoint.folder.write_weights", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.save()
+    assert not (tmp_path / CONFIG).exists()  # it would tell of weights that are not there
+    again = Run(fresh_trainer(toy_rows), tmp_path, tiny_tokenizer)
+    again.resume()
+    again.save()
+    assert read_config(tmp_path / CONFIG).training["step"] == 1
 
 
 # Progress

@@ -30,6 +30,9 @@ from esogen.atomic import replacing
 from esogen.bench.copying import copied
 from esogen.bench.likelihoods import subset
 from esogen.bench.program import run
+from esogen.checkpoint.config_file import read_config
+from esogen.checkpoint.resolve import explain, resolve
+from esogen.errors import EsogenError
 from esogen.language_model import LanguageModel, load
 from esogen.likelihood import Ids
 from esogen.model.families import ALPHA_0
@@ -68,14 +71,16 @@ def main() -> None:
     """Sample what is not there, as far as the time goes, and measure what is."""
     options = _options()
     until = time.monotonic() + 60 * options.minutes
+    for model in (options.judge, *options.models):
+        _refuse_unfinished(model)
+    judge = load(options.judge, device=options.device, dtype="fp32")
+    training_T, human = _training(judge, options.training), _human(judge, options)
     options.output.mkdir(parents=True, exist_ok=True)
     texts = {
         name: json.loads(path.read_text(encoding="utf-8"))
         for name, path in _sampled(options, until)
     }
-    judge = load(options.judge, device=options.device, dtype="fp32")
-    human = _human(judge, options)
-    found = qualities(judge, {HELD_OUT: human, **texts}, _training(judge, options.training))
+    found = qualities(judge, {HELD_OUT: human, **texts}, training_T)
     print("| samples | texts | judge | entropy | distinct 2 | 3 | copied | longest |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for quality in found:
@@ -102,13 +107,26 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _refuse_unfinished(model: str) -> None:
+    """Raise `EsogenError` where a model is not there, or has not had all its steps."""
+    if not isinstance(explain(model).place, Path):
+        raise EsogenError(f"{model} is no folder here; train it first, or name one that is there")
+    notes = read_config(resolve(model).config).training
+    if notes.get("step") != notes.get("steps"):
+        raise EsogenError(
+            f"{model} has had {notes.get('step')} of its {notes.get('steps')} steps;"
+            " train it to the end first, with --resume"
+        )
+
+
 def _sampled(options: argparse.Namespace, until: float) -> Iterator[tuple[str, Path]]:
     """Files of samples by what they are called, made where they are not there yet."""
     for model in options.models:
         lm = load(model, device=options.device)
         for alpha_0, steps in _settings(lm, options):
             name = f"{Path(model).name} alpha_0={alpha_0:g} T={steps}"
-            path = options.output / f"{name.replace(' ', '_')}.json"
+            file = f"{name} L={options.length} top-p={options.top_p:g} n={options.samples}.json"
+            path = options.output / file.replace(" ", "_")
             if not path.is_file():
                 if time.monotonic() >= until:
                     continue

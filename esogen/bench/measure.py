@@ -16,7 +16,7 @@ from esogen.bench.floor import bytes_moved, bytes_needed, copy_bandwidth
 from esogen.bench.gauges import Spread, Stopwatch, held_memory, wait_for
 from esogen.bench.profile import Part, profiled
 from esogen.bench.subject import Subject, open_subject, whole_plan
-from esogen.checkpoint.memory import out_of_memory
+from esogen.checkpoint.memory import free_bytes, out_of_memory
 from esogen.checkpoint.placement import choose_device, choose_dtype, narrowed
 from esogen.errors import EsogenError
 from esogen.generate.plan import Plan
@@ -141,6 +141,9 @@ class Bench:
             self._notes.add(note)
 
     def _row(self, subject: Subject, case: Case, place: str) -> Row:
+        free = free_bytes(subject.device)
+        if free is not None and subject.least_bytes(case) > free:
+            raise MemoryError  # before minutes are spent on the plan of such a length
         plan, weights = subject.plan(case), weight_bytes(subject.network)
         wholes, forwards = [], []
         with held_memory(subject.device, weights) as peak:

@@ -52,6 +52,12 @@ class Subject:
         config = self.network.config
         return (config.family, config.block_size) == (case.family, case.block_size or 1)
 
+    def least_bytes(self, case: Case) -> int:
+        """Bytes that a batch takes at least: those of its cache, or of a call's hidden states."""
+        config, like = self.network.config, self.network.vocab_embed.embedding
+        widths = 2 * config.n_blocks if case.kv_cache else 1
+        return case.batch_size * case.length * widths * config.hidden_size * like.itemsize
+
     def plan(self, case: Case) -> Plan:
         """The plan of a batch, cut after `timed_steps`."""
         plan = whole_plan(self.network.config, case)

@@ -28,6 +28,7 @@ from esogen.checkpoint.resolve import CONFIG
 from esogen.errors import EsogenError
 from esogen.language_model import LanguageModel, load
 from esogen.scoring.figures import Figures
+from esogen.training.data import read_documents
 from esogen.training.state import STATE
 
 FIGURES = "figures.json"
@@ -61,6 +62,7 @@ def main() -> None:
     """Train what is not trained and measure what is not measured, as far as the time goes."""
     options, flags = _options()
     until = time.monotonic() + 60 * options.minutes
+    list(read_documents(options.valid))  # what is wrong with them is said before the training
     twins = [twin for twin in TWINS if not options.only or twin.name in options.only]
     for twin in twins:
         folder = options.output / twin.name
@@ -106,11 +108,20 @@ def _train(twin: Twin, folder: Path, flags: list[str], until: float) -> bool:
     resumed = ["--resume"] if (folder / STATE).is_file() else []
     print(f"training {twin.name}", file=sys.stderr, flush=True)
     command = [*flags, "-o", str(folder), *twin.flags, *timed, *resumed]
-    words = [sys.executable, "-m", "esogen", "train", *command]
-    code = subprocess.run(words, check=False).returncode
+    code = _finished([sys.executable, "-m", "esogen", "train", *command])
+    if code < 0:
+        raise EsogenError(f"the training of {twin.name} was killed by signal {-code}; run again")
     if code:
         sys.exit(code)  # the command has said why
     return trained(folder)
+
+
+def _finished(words: list[str]) -> int:
+    """Exit code of a command. An interrupt reaches it too: it saves, which is waited for."""
+    with subprocess.Popen(words) as child:
+        while True:
+            with suppress(KeyboardInterrupt):
+                return child.wait()
 
 
 def _measured(twin: Twin, folder: Path, options: argparse.Namespace) -> list[Found]:
@@ -188,18 +199,20 @@ def _draw(found: list[Found], path: Path) -> None:
     picture = Picture(figsize=(4.5 * len(names), 3.5), layout="constrained")
     for axes, name in zip(picture.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         rows = [row for row in found if row["file"] == name]
-        for kind, marker in (("nelbo", "o"), ("exact", "s")):
+        for kind, label, marker in (("nelbo", "NELBO", "o"), ("exact", "exact", "s")):
             points = list(_points(rows, kind))
-            axes.plot(*zip(*points, strict=True), marker, label=kind)
+            axes.errorbar(*zip(*points, strict=True), fmt=marker, fillstyle="none", label=label)
         axes.set(title=name, ylabel="bits per byte")
-        axes.tick_params(axis="x", rotation=45)
-        axes.legend()
+        axes.tick_params(axis="x", rotation=30)
+    picture.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
     save(picture, path)
 
 
-def _points(rows: list[Found], kind: str) -> Iterator[tuple[str, float]]:
+def _points(rows: list[Found], kind: str) -> Iterator[tuple[str, float, float]]:
+    """Name, figure and error of each twin; all have a place, also those without the figure."""
     for row in rows:
-        yield row["twin"], row[kind]["bits_per_byte"] if kind in row else math.nan
+        figure = row.get(kind, {"bits_per_byte": math.nan, "error": None})
+        yield row["twin"], figure["bits_per_byte"], figure["error"] or 0.0
 
 
 if __name__ == "__main__":

@@ -86,17 +86,17 @@ def begun(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
 def save_checkpoint(
     folder: Path, card: Card, tensors: Tensors, tokenizer: Tokenizer | None, dtype: torch.dtype
 ) -> None:
-    """Write a model folder, each file whole or not at all, the weights last.
+    """Write a model folder, each file whole or not at all, last the config that tells of the rest.
 
     `tensors` are those of the unfolded network. Without a `tokenizer` the folder is one of the
     published layout, which carries none. Raises `OSError` when it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder / CONFIG, card, str(dtype).removeprefix("torch."))
     if tokenizer:
         with replacing(folder / TOKENIZER) as scratch:
             scratch.write_text(tokenizer.to_json(), encoding="utf-8")
     write_weights(folder / WEIGHTS, tensors, dtype)
+    write_config(folder / CONFIG, card, str(dtype).removeprefix("torch."))
 
 
 def _stamp(weights: Path) -> Stamp:

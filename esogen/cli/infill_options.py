@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from esogen.cli.options import whole
+from esogen.cli.options import whole_option
 from esogen.errors import UsageError
 
 _BLANKS, _RANKING, _WAYS = "Which blanks", "Which candidates", "Other ways to work"
@@ -84,14 +84,12 @@ EndsWith = Annotated[
 ]
 Length = Annotated[
     int | None,
-    typer.Option(
+    whole_option(
         "--length",
-        "-L",
-        parser=whole("--length"),
-        metavar="N",
+        _BLANKS,
+        "Without TEMPLATE: the whole text in tokens, one blank between its two ends.",
+        short="-L",
         show_default=False,
-        help="Without TEMPLATE: the whole text in tokens, one blank between its two ends.",
-        rich_help_panel=_BLANKS,
     ),
 ]
 EndAllowed = Annotated[
@@ -104,54 +102,36 @@ EndAllowed = Annotated[
 ]
 Candidates = Annotated[
     int,
-    typer.Option(
-        "--num-samples",
-        "-n",
-        parser=whole("--num-samples"),
-        metavar="N",
-        help="Candidates made of each combination of lengths.",
-        rich_help_panel=_RANKING,
+    whole_option(
+        "--num-samples", _RANKING, "Candidates made of each combination of lengths.", short="-n"
     ),
 ]
 BatchSize = Annotated[
     int,
-    typer.Option(
+    whole_option(
         "--batch-size",
-        parser=whole("--batch-size"),
-        metavar="N",
-        help="Candidates made at once, halved where memory is too little; does not change them.",
-        rich_help_panel=_WITH,
+        _WITH,
+        "Candidates made at once, halved where memory is too little; does not change them.",
     ),
 ]
 Top = Annotated[
     int,
-    typer.Option(
-        "--top",
-        parser=whole("--top"),
-        metavar="K",
-        help="Show the K best different fills, as a table or as JSON.",
-        rich_help_panel=_RANKING,
+    whole_option(
+        "--top", _RANKING, "Show the K best different fills, as a table or as JSON.", metavar="K"
     ),
 ]
 Orders = Annotated[
     int,
-    typer.Option(
+    whole_option(
         "--orders",
-        parser=whole("--orders"),
+        _RANKING,
+        "Rank by the text read left to right (1), or by the bound over K random orders.",
         metavar="K",
-        help="Rank by the text read left to right (1), or by the bound over K random orders.",
-        rich_help_panel=_RANKING,
     ),
 ]
 MaxCombinations = Annotated[
     int,
-    typer.Option(
-        "--max-combinations",
-        parser=whole("--max-combinations"),
-        metavar="N",
-        help="Try at most N combinations of lengths.",
-        rich_help_panel=_RANKING,
-    ),
+    whole_option("--max-combinations", _RANKING, "Try at most N combinations of lengths."),
 ]
 Revise = Annotated[
     float | None,

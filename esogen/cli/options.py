@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from glob import escape, glob
 from math import inf
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
@@ -30,6 +30,7 @@ _SEEN = "How it is shown"
 _CARD = "the model's own"
 
 Fits = Callable[[float], bool]
+SHARE: tuple[str, Fits] = "a number from 0 to 1", lambda x: 0 <= x <= 1
 W = TypeVar("W", bound=str)
 
 
@@ -186,6 +187,28 @@ def _with_point(value: str, fits: Fits) -> str | None:
     return None
 
 
+def whole_option(flag: str, panel: str, words: str, least: int = 1, **more: Any) -> Any:
+    """An option that takes a whole number from `least`."""
+    return _option(flag, panel, words, **{"parser": whole(flag, least), "metavar": "N", **more})
+
+
+def real_option(flag: str, panel: str, words: str, wanted: str, fits: Fits, **more: Any) -> Any:
+    """An option that takes a number that fits; `wanted` says in words which do."""
+    parser = real(flag, wanted, fits)
+    return _option(flag, panel, words, **{"parser": parser, "metavar": "X", **more})
+
+
+def word_option(flag: str, panel: str, words: str, choices: Sequence[str], **more: Any) -> Any:
+    """An option that takes one of these words, which a shell offers."""
+    more |= {"parser": word(flag, choices), "autocompletion": completing(choices)}
+    return _option(flag, panel, words, metavar="|".join(choices), **more)
+
+
+def _option(flag: str, panel: str, words: str, *, short: str | None = None, **more: Any) -> Any:
+    names = [flag] if short is None else [flag, short]
+    return typer.Option(*names, help=words, rich_help_panel=panel, **more)
+
+
 Model = Annotated[
     str,
     typer.Option(
@@ -240,13 +263,11 @@ Devices = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(
+    whole_option(
         "--batch-size",
-        parser=whole("--batch-size"),
-        metavar="N",
+        _WITH,
+        "Texts made at once, halved where memory is too little; does not change them.",
         show_default="what memory has room for",
-        help="Texts made at once, halved where memory is too little; does not change them.",
-        rich_help_panel=_WITH,
     ),
 ]
 NoKvCache = Annotated[
@@ -268,35 +289,22 @@ Verify = Annotated[
 
 Length = Annotated[
     int | None,
-    typer.Option(
+    whole_option(
         "--length",
-        "-L",
-        parser=whole("--length"),
-        metavar="N",
+        _WHAT,
+        "The whole text in tokens, PROMPT included.",
+        short="-L",
         show_default=_CARD,
-        help="The whole text in tokens, PROMPT included.",
-        rich_help_panel=_WHAT,
     ),
 ]
 NumSamples = Annotated[
     int,
-    typer.Option(
-        "--num-samples",
-        "-n",
-        parser=whole("--num-samples"),
-        metavar="N",
-        help="How many texts.",
-        rich_help_panel=_WHAT,
-    ),
+    whole_option("--num-samples", _WHAT, "How many texts.", short="-n"),
 ]
 BestOf = Annotated[
     int,
-    typer.Option(
-        "--best-of",
-        parser=whole("--best-of"),
-        metavar="N",
-        help="Make N for each text, and keep the most probable one, per token.",
-        rich_help_panel=_WHAT,
+    whole_option(
+        "--best-of", _WHAT, "Make N for each text, and keep the most probable one, per token."
     ),
 ]
 Raw = Annotated[
@@ -309,37 +317,28 @@ Raw = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(
-        "--seed",
-        parser=whole("--seed", 0),
-        metavar="N",
-        show_default="drawn",
-        help="The same seed gives the same texts.",
-        rich_help_panel=_WHAT,
-    ),
+    whole_option("--seed", _WHAT, "The same seed gives the same texts.", 0, show_default="drawn"),
 ]
 
 Steps = Annotated[
     int | None,
-    typer.Option(
+    whole_option(
         "--steps",
-        "-s",
-        parser=whole("--steps"),
-        metavar="N",
+        _HOW,
+        "Steps of the diffusion phase, or blocks: fewer are faster.",
+        short="-s",
         show_default=f"{_CARD}, else a quarter of the length",
-        help="Steps of the diffusion phase, or blocks: fewer are faster.",
-        rich_help_panel=_HOW,
     ),
 ]
 Alpha0 = Annotated[
     float | None,
-    typer.Option(
+    real_option(
         "--alpha-0",
-        parser=real("--alpha-0", "a number from 0 to 1", lambda x: 0 <= x <= 1),
+        _HOW,
+        "Share of the diffusion phase: 1 is all diffusion, 0 all left to right.",
+        *SHARE,
         metavar="0..1",
         show_default=f"{_CARD}, else 1",
-        help="Share of the diffusion phase: 1 is all diffusion, 0 all left to right.",
-        rich_help_panel=_HOW,
     ),
 ]
 Schedule = Annotated[
@@ -355,34 +354,31 @@ Schedule = Annotated[
 ]
 Temperature = Annotated[
     float,
-    typer.Option(
+    real_option(
         "--temperature",
-        "-t",
-        parser=real("--temperature", "a number of at least 0", lambda x: 0 <= x < float("inf")),
+        _HOW,
+        "Below 1 is safer, above 1 wilder; 0 takes the most probable token.",
+        "a number of at least 0",
+        lambda x: 0 <= x < float("inf"),
+        short="-t",
         metavar="T",
-        help="Below 1 is safer, above 1 wilder; 0 takes the most probable token.",
-        rich_help_panel=_HOW,
     ),
 ]
 TopP = Annotated[
     float,
-    typer.Option(
+    real_option(
         "--top-p",
-        parser=real("--top-p", "a number above 0 and at most 1", lambda x: 0 < x <= 1),
+        _HOW,
+        "Draw from the most probable tokens that make up P; 1 is all.",
+        "a number above 0 and at most 1",
+        lambda x: 0 < x <= 1,
         metavar="P",
-        help="Draw from the most probable tokens that make up P; 1 is all.",
-        rich_help_panel=_HOW,
     ),
 ]
 TopK = Annotated[
     int | None,
-    typer.Option(
-        "--top-k",
-        parser=whole("--top-k"),
-        metavar="K",
-        show_default="all",
-        help="Draw from the K most probable tokens.",
-        rich_help_panel=_HOW,
+    whole_option(
+        "--top-k", _HOW, "Draw from the K most probable tokens.", metavar="K", show_default="all"
     ),
 ]
 
@@ -480,24 +476,15 @@ Live = Annotated[
 ]
 Theme = Annotated[
     theme.ThemeWord,
-    typer.Option(
-        "--theme",
-        parser=word("--theme", [*theme.THEMES]),
-        metavar="|".join(theme.THEMES),
-        autocompletion=completing([*theme.THEMES]),
-        help="The colours of the live view.",
-        rich_help_panel=_SEEN,
-    ),
+    word_option("--theme", _SEEN, "The colours of the live view.", [*theme.THEMES]),
 ]
 ColorBy = Annotated[
     theme.ColorBy,
-    typer.Option(
+    word_option(
         "--color-by",
-        parser=word("--color-by", theme.COLOR_BY),
-        metavar="|".join(theme.COLOR_BY),
-        autocompletion=completing(theme.COLOR_BY),
-        help="How sure a token is, when it came, or with which others.",
-        rich_help_panel=_SEEN,
+        _SEEN,
+        "How sure a token is, when it came, or with which others.",
+        theme.COLOR_BY,
     ),
 ]
 Quiet = Annotated[

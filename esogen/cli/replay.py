@@ -49,34 +49,27 @@ Export = Annotated[
 ]
 Number = Annotated[
     int | None,
-    typer.Option(
+    options.whole_option(
         "--text",
-        parser=options.whole("--text"),
-        metavar="N",
+        _FILE,
+        "Only text number N of the trace.",
         show_default="all; pictures show the first",
-        help="Only text number N of the trace.",
-        rich_help_panel=_FILE,
     ),
 ]
 Step = Annotated[
     int | None,
-    typer.Option(
-        "--step",
-        parser=options.whole("--step", 0),
-        metavar="N",
-        show_default="none",
-        help="Print what stood there after N steps.",
-        rich_help_panel=_FILE,
+    options.whole_option(
+        "--step", _FILE, "Print what stood there after N steps.", 0, show_default="none"
     ),
 ]
 Speed = Annotated[
     float,
-    typer.Option(
+    options.real_option(
         "--speed",
-        parser=options.real("--speed", "a number from 0.1 to 10", lambda x: 0.1 <= x <= 10),
-        metavar="X",
-        help="2 is twice as fast, also in files.",
-        rich_help_panel=_PLAYED,
+        _PLAYED,
+        "2 is twice as fast, also in files.",
+        "a number from 0.1 to 10",
+        lambda x: 0.1 <= x <= 10,
     ),
 ]
 From = Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from esogen.cli.options import completing, real, whole, word
+from esogen.cli.options import SHARE, completing, real_option, whole_option, word
 
 FormatWord = Literal["text", "json", "jsonl", "csv"]
 ByWord = Literal["surprisal", "rank", "gain"]
@@ -67,36 +67,33 @@ Order = Annotated[
 ]
 Orders = Annotated[
     int | None,
-    typer.Option(
+    whole_option(
         "--orders",
-        parser=whole("--orders"),
+        _HOW,
+        "Take the importance-weighted bound of K orders.",
         metavar="K",
         show_default="1",
-        help="Take the importance-weighted bound of K orders.",
-        rich_help_panel=_HOW,
     ),
 ]
 Alpha0 = Annotated[
     float | None,
-    typer.Option(
+    real_option(
         "--alpha-0",
-        parser=real("--alpha-0", "a number from 0 to 1", lambda x: 0 <= x <= 1),
+        _HOW,
+        "Share of tokens in that order; the rest is left to right.",
+        *SHARE,
         metavar="0..1",
         show_default="1",
-        help="Share of tokens in that order; the rest is left to right.",
-        rich_help_panel=_HOW,
     ),
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(
+    whole_option(
         "--steps",
-        "-s",
-        parser=whole("--steps"),
-        metavar="N",
+        _HOW,
+        "Block steps of the orders blocks and streams.",
+        short="-s",
         show_default="the model's own, else a quarter of its length",
-        help="Block steps of the orders blocks and streams.",
-        rich_help_panel=_HOW,
     ),
 ]
 Bound = Annotated[
@@ -111,44 +108,29 @@ Bound = Annotated[
 ]
 TimeSamples = Annotated[
     int,
-    typer.Option(
-        "--time-samples",
-        parser=whole("--time-samples"),
-        metavar="N",
-        help="Draws of masks for each window, for --bound nelbo.",
-        rich_help_panel=_HOW,
-    ),
+    whole_option("--time-samples", _HOW, "Draws of masks for each window, for --bound nelbo."),
 ]
 Seed = Annotated[
     int,
-    typer.Option(
-        "--seed",
-        parser=whole("--seed", 0),
-        metavar="N",
-        help="The same seed takes the same orders.",
-        rich_help_panel=_HOW,
-    ),
+    whole_option("--seed", _HOW, "The same seed takes the same orders.", 0),
 ]
 Context = Annotated[
     int | None,
-    typer.Option(
+    whole_option(
         "--context",
-        parser=whole("--context", 0),
-        metavar="N",
+        _HOW,
+        "Tokens that a window of a long text is given.",
+        0,
         show_default="a quarter of the model's length; 0 for nelbo",
-        help="Tokens that a window of a long text is given.",
-        rich_help_panel=_HOW,
     ),
 ]
 Stride = Annotated[
     int | None,
-    typer.Option(
+    whole_option(
         "--stride",
-        parser=whole("--stride"),
-        metavar="N",
+        _HOW,
+        "Tokens that a window of a long text counts.",
         show_default="the rest of the model's length",
-        help="Tokens that a window of a long text counts.",
-        rich_help_panel=_HOW,
     ),
 ]
 
@@ -181,12 +163,8 @@ Svg = Annotated[
 ]
 Top = Annotated[
     int,
-    typer.Option(
-        "--top",
-        parser=whole("--top", 0),
-        metavar="N",
-        help="List the N least expected words, and what the model would have said.",
-        rich_help_panel=_SHOWN,
+    whole_option(
+        "--top", _SHOWN, "List the N least expected words, and what the model would have said.", 0
     ),
 ]
 Compare = Annotated[
@@ -228,12 +206,10 @@ State = Annotated[
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(
+    whole_option(
         "--batch-size",
-        parser=whole("--batch-size"),
-        metavar="N",
+        _WITH,
+        "Full windows read at once; does not change the figures.",
         show_default="by length",
-        help="Full windows read at once; does not change the figures.",
-        rich_help_panel=_WITH,
     ),
 ]

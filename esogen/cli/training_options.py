@@ -3,14 +3,13 @@
 Defaults suit a small run on one machine; what the published recipe says otherwise stands beside.
 """
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Final, get_args
 
 import typer
 
 from esogen.checkpoint.config_file import SCHEDULES, Schedule
-from esogen.cli.options import completing, real, whole, word
+from esogen.cli.options import SHARE, real_option, whole_option, word_option
 from esogen.model import config
 from esogen.training import settings
 from esogen.training.settings import Shape
@@ -28,42 +27,9 @@ _KEPT, _WITH, _CARD = (
     "Settings the model asks to be sampled with",
 )
 
-
-def _whole(
-    flag: str, panel: str, words: str, least: int = 1, *, short: str | None = None, **more: Any
-) -> Any:
-    names = [flag] if short is None else [flag, short]
-    return typer.Option(
-        *names, parser=whole(flag, least), metavar="N", help=words, rich_help_panel=panel, **more
-    )
-
-
-def _real(flag: str, panel: str, words: str, wanted: str, **more: Any) -> Any:
-    fits = _FITS[wanted]
-    parser = real(flag, wanted, fits)
-    return typer.Option(flag, parser=parser, metavar="X", help=words, rich_help_panel=panel, **more)
-
-
-def _word(flag: str, panel: str, words: str, choices: tuple[str, ...], **more: Any) -> Any:
-    return typer.Option(
-        flag,
-        parser=word(flag, choices),
-        metavar="|".join(choices),
-        autocompletion=completing(choices),
-        help=words,
-        rich_help_panel=panel,
-        **more,
-    )
-
-
-_ABOVE_0, _FROM_0 = "a number above 0", "a number of at least 0"
-_SHARE, _BELOW_1 = "a number from 0 to 1", "a number from 0 up to but not 1"
-_FITS: Mapping[str, Callable[[float], bool]] = {
-    _ABOVE_0: lambda x: 0 < x < float("inf"),
-    _FROM_0: lambda x: 0 <= x < float("inf"),
-    _SHARE: lambda x: 0 <= x <= 1,
-    _BELOW_1: lambda x: 0 <= x < 1,
-}
+_ABOVE_0 = "a number above 0", lambda x: 0 < x < float("inf")
+_FROM_0 = "a number of at least 0", lambda x: 0 <= x < float("inf")
+_BELOW_1 = "a number from 0 up to but not 1", lambda x: 0 <= x < 1
 
 Files = Annotated[
     list[Path],
@@ -82,7 +48,7 @@ Output = Annotated[
 ]
 Layout = Annotated[
     settings.Layout,
-    _word(
+    word_option(
         "--layout",
         _DATA,
         "One whole text a row, or all texts end to end (published: packed).",
@@ -91,7 +57,7 @@ Layout = Annotated[
 ]
 Length = Annotated[
     int | None,
-    _whole(
+    whole_option(
         "--length",
         _DATA,
         "Tokens of a row, and of the longest text.",
@@ -101,7 +67,7 @@ Length = Annotated[
 ]
 VocabSize = Annotated[
     int | None,
-    _whole(
+    whole_option(
         "--vocab-size",
         _DATA,
         "Tokens that the tokenizer learns, the mask token among them.",
@@ -130,23 +96,23 @@ Valid = Annotated[
     ),
 ]
 
-Steps = Annotated[int, _whole("--steps", _RECIPE, "Updates of the weights.", short="-s")]
+Steps = Annotated[int, whole_option("--steps", _RECIPE, "Updates of the weights.", short="-s")]
 Alpha0 = Annotated[
     list[float] | None,
-    _real(
+    real_option(
         "--alpha-0",
         _RECIPE,
         "Share of the diffusion phase to train for; repeat it to serve several.",
-        _SHARE,
+        *SHARE,
         show_default="1",
     ),
 ]
 BatchSize = Annotated[
-    int, _whole("--batch-size", _RECIPE, "Rows behind one update (published: 512).")
+    int, whole_option("--batch-size", _RECIPE, "Rows behind one update (published: 512).")
 ]
 MicroBatch = Annotated[
     int | None,
-    _whole(
+    whole_option(
         "--micro-batch",
         _RECIPE,
         "Rows in memory at once; gradients are added up.",
@@ -155,11 +121,13 @@ MicroBatch = Annotated[
 ]
 LearningRate = Annotated[
     float,
-    _real("--learning-rate", _RECIPE, "Highest rate of AdamW (published: 0.0003).", _ABOVE_0),
+    real_option(
+        "--learning-rate", _RECIPE, "Highest rate of AdamW (published: 0.0003).", *_ABOVE_0
+    ),
 ]
 Warmup = Annotated[
     int | None,
-    _whole(
+    whole_option(
         "--warmup",
         _RECIPE,
         "Steps until the rate is reached (published: 2500).",
@@ -169,7 +137,7 @@ Warmup = Annotated[
 ]
 Decay = Annotated[
     settings.Decay,
-    _word(
+    word_option(
         "--decay",
         _RECIPE,
         "How the rate falls after the warm-up (published: constant).",
@@ -177,25 +145,25 @@ Decay = Annotated[
     ),
 ]
 WeightDecay = Annotated[
-    float, _real("--weight-decay", _RECIPE, "Of AdamW (as published).", _FROM_0)
+    float, real_option("--weight-decay", _RECIPE, "Of AdamW (as published).", *_FROM_0)
 ]
 Clip = Annotated[
-    float, _real("--clip", _RECIPE, "Largest norm of a gradient (as published).", _ABOVE_0)
+    float, real_option("--clip", _RECIPE, "Largest norm of a gradient (as published).", *_ABOVE_0)
 ]
 Ema = Annotated[
     float,
-    _real(
-        "--ema", _RECIPE, "Decay of the average that becomes the model (as published).", _BELOW_1
+    real_option(
+        "--ema", _RECIPE, "Decay of the average that becomes the model (as published).", *_BELOW_1
     ),
 ]
 Seed = Annotated[
     int,
-    _whole("--seed", _RECIPE, "The same seed, text and settings give the same weights.", 0),
+    whole_option("--seed", _RECIPE, "The same seed, text and settings give the same weights.", 0),
 ]
 
 Family = Annotated[
     config.Family | None,
-    _word(
+    word_option(
         "--family",
         _MODEL,
         "The kind of model, each with its own published objective.",
@@ -205,7 +173,7 @@ Family = Annotated[
 ]
 BlockSize = Annotated[
     int | None,
-    _whole(
+    whole_option(
         "--block-size",
         _MODEL,
         "Tokens of a block of bd3lm (published: 4, 8, 16).",
@@ -224,18 +192,21 @@ Init = Annotated[
 ]
 HiddenSize = Annotated[
     int | None,
-    _whole("--hidden-size", _MODEL, "Width of the network.", show_default=str(_SHAPE.hidden_size)),
+    whole_option(
+        "--hidden-size", _MODEL, "Width of the network.", show_default=str(_SHAPE.hidden_size)
+    ),
 ]
 Blocks = Annotated[
-    int | None, _whole("--blocks", _MODEL, "Depth of the network.", show_default=str(_SHAPE.blocks))
+    int | None,
+    whole_option("--blocks", _MODEL, "Depth of the network.", show_default=str(_SHAPE.blocks)),
 ]
 Heads = Annotated[
     int | None,
-    _whole("--heads", _MODEL, "Attention heads of a block.", show_default=str(_SHAPE.heads)),
+    whole_option("--heads", _MODEL, "Attention heads of a block.", show_default=str(_SHAPE.heads)),
 ]
 CondDim = Annotated[
     int | None,
-    _whole(
+    whole_option(
         "--cond-dim",
         _MODEL,
         "Width of adaLN's condition (published: 128).",
@@ -244,8 +215,8 @@ CondDim = Annotated[
 ]
 Dropout = Annotated[
     float | None,
-    _real(
-        "--dropout", _MODEL, "Dropout (as published).", _BELOW_1, show_default=str(_SHAPE.dropout)
+    real_option(
+        "--dropout", _MODEL, "Dropout (as published).", *_BELOW_1, show_default=str(_SHAPE.dropout)
     ),
 ]
 
@@ -259,13 +230,13 @@ Bos = Annotated[
     ),
 ]
 
-SaveEvery = Annotated[int, _whole("--save-every", _KEPT, "Steps between two savings.")]
+SaveEvery = Annotated[int, whole_option("--save-every", _KEPT, "Steps between two savings.")]
 ValidEvery = Annotated[
-    int, _whole("--valid-every", _KEPT, "Steps between two measurements on --valid.")
+    int, whole_option("--valid-every", _KEPT, "Steps between two measurements on --valid.")
 ]
 SaveDtype = Annotated[
     str,
-    _word(
+    word_option(
         "--save-dtype",
         _KEPT,
         "Precision of the model's weights; bf16 halves the file.",
@@ -282,32 +253,32 @@ Resume = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    _real(
+    real_option(
         "--minutes",
         _KEPT,
         "Stop after so long, with everything saved for --resume.",
-        _ABOVE_0,
+        *_ABOVE_0,
         show_default=False,
     ),
 ]
 CardLength = Annotated[
-    int | None, _whole("--card-length", _CARD, "Default --length.", show_default=False)
+    int | None, whole_option("--card-length", _CARD, "Default --length.", show_default=False)
 ]
 CardSteps = Annotated[
-    int | None, _whole("--card-steps", _CARD, "Default --steps.", show_default=False)
+    int | None, whole_option("--card-steps", _CARD, "Default --steps.", show_default=False)
 ]
 CardAlpha0 = Annotated[
     float | None,
-    _real("--card-alpha-0", _CARD, "Default --alpha-0.", _SHARE, show_default=False),
+    real_option("--card-alpha-0", _CARD, "Default --alpha-0.", *SHARE, show_default=False),
 ]
 CardSchedule = Annotated[
     Schedule | None,
-    _word("--card-schedule", _CARD, "Default --schedule.", SCHEDULES, show_default=False),
+    word_option("--card-schedule", _CARD, "Default --schedule.", SCHEDULES, show_default=False),
 ]
 
 Dtype = Annotated[
     str,
-    _word(
+    word_option(
         "--dtype",
         _WITH,
         "Precision of the arithmetic; auto is bf16 on a GPU that has it.",
@@ -325,7 +296,7 @@ Compile = Annotated[
 ]
 Attention = Annotated[
     str,
-    _word(
+    word_option(
         "--attention",
         _WITH,
         "How masks and text in one input attend: in tiles, or by a block-sparse kernel compiled"

@@ -143,14 +143,16 @@ class Run:
         restore(self.trainer, self.folder / STATE, self._recorded)
 
     def save(self) -> None:
-        """Write a model that can be sampled from, and the state; each file whole or not at all.
+        """Write the state, and a model that can be sampled from; each file whole or not at all.
 
-        Raises `EsogenError` when they cannot be written.
+        The state is first: killed in between, the run resumes from it and writes the rest. Raises
+        `EsogenError` when they cannot be written.
         """
         card = Card(self.config, self.defaults, {"step": self.trainer.step, **self.notes})
         with _writing(self.folder):
-            save_checkpoint(self.folder, card, self.trainer.weights(), self.tokenizer, self.dtype)
+            self.folder.mkdir(parents=True, exist_ok=True)
             write_state(self.folder / STATE, self.trainer, self._recorded)
+            save_checkpoint(self.folder, card, self.trainer.weights(), self.tokenizer, self.dtype)
 
     def validate(self, precision: Precision = nullcontext, batch: int = 32) -> list[Evaluation]:
         """The bound of the averaged weights on `valid`, for every `alpha_0` that is trained for."""
