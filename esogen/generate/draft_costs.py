@@ -47,10 +47,9 @@ def measured(
     one = _quickest(costs.one_by_one(drawing), least)
     for size in range(1, _WIDEST):
         cost = _quickest(costs.drafted(2**size), least) / one
-        wider = Drafting.adaptive((*found.costs, float(f"{cost:.3g}")))
-        if wider.gain <= found.gain and size > 1:
-            break
-        found = wider
+        before, found = found, Drafting.adaptive((*found.costs, float(f"{cost:.3g}")))
+        if found.gain <= before.gain and size > 1:
+            break  # but known now, for rows of which little is refused
     return found if found.gain > _WORTH else nothing
 
 
