@@ -224,9 +224,10 @@ def test_truncating_p_and_q_differently_has_another_law(
     masks = lossless_module._Masks
     truncated = masks.verify
 
-    def untruncated(self: lossless_module._Masks, tokens: Tensor) -> object:
+    def untruncated(self: lossless_module._Masks, numbers: Tensor, tokens: Tensor) -> object:
         rule = replace(self._rule, draw=PLAIN)
-        return truncated(masks(self._network, rule, self._hidden_MD, self._kinds_M), tokens)
+        plain = masks(self._network, rule, self._hidden_MD, self._kinds_M)
+        return truncated(plain, numbers, tokens)
 
     monkeypatch.setattr(masks, "verify", untruncated)
     draw = DrawSettings(top_k=2)

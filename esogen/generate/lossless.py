@@ -199,19 +199,24 @@ class _Given(NamedTuple):
         return self.weights_MV / self.weights_MV.sum(-1, keepdim=True)
 
 
+FEW = 32
+"""Masks of a call, verifying and drafting on, up to which both are read at once: to read the second
+for nothing, where a draft was refused, then costs less than to begin twice."""
+
+
 class _Masks:
     """Masks of one call by number; what they give is computed when it is asked for.
 
-    It stays where all of it may be in memory at once; else it is computed again.
+    Of a few all of it is, once, and stays.
     """
 
     def __init__(self, network: Network, rule: Rule, hidden_MD: Tensor, kinds_M: Tensor) -> None:
         self._network, self._rule = network, rule
         self._hidden_MD, self._kinds_M = hidden_MD, kinds_M
         self._at_once = chunk_rows(network, hidden_MD)
-        self._all = self._read(slice(None)) if len(kinds_M) <= self._at_once else None
+        self._all = self._read(slice(None)) if len(kinds_M) <= min(FEW, self._at_once) else None
 
-    def at(self, numbers: slice | Tensor) -> _Given:
+    def at(self, numbers: Tensor) -> _Given:
         """What some of them give; not more than may be in memory at once."""
         if self._all is None:
             return self._read(numbers)
@@ -222,18 +227,20 @@ class _Masks:
         parts = (slice(i, i + self._at_once) for i in range(0, count, self._at_once))
         return _Chosen.joined([*map(choose, parts)])
 
-    def verify(self, tokens_M: Tensor) -> _Chosen:
-        """Given tokens as all masks find them, which see what is before them."""
-        return self.in_parts(lambda part: self.at(part).pick(tokens_M[part, None]), len(tokens_M))
+    def verify(self, numbers_D: Tensor, tokens_D: Tensor) -> _Chosen:
+        """Given tokens as these masks find them, which see what is before them."""
+        return self.in_parts(
+            lambda part: self.at(numbers_D[part]).pick(tokens_D[part, None]), len(tokens_D)
+        )
 
-    def draw(self, uniforms_M: Tensor) -> _Chosen:
-        """A token from every mask."""
+    def draw(self, numbers_N: Tensor, uniforms_N: Tensor) -> _Chosen:
+        """A token from each of these masks."""
 
         def drawn(part: slice) -> _Chosen:
-            given = self.at(part)
-            return given.pick(search(given.weights_MV, uniforms_M[part]))
+            given = self.at(numbers_N[part])
+            return given.pick(search(given.weights_MV, uniforms_N[part]))
 
-        return self.in_parts(drawn, len(uniforms_M))
+        return self.in_parts(drawn, len(uniforms_N))
 
     def redraw(
         self, numbers_R: Tensor, drafted: "_Masks", drafts_R: Tensor, uniforms_R: Tensor
@@ -254,7 +261,10 @@ class _Masks:
 
 
 class _Sampler:
-    """Examines drafts and draws new ones; keeps the masks that the latest came from."""
+    """Examines drafts and draws new ones; keeps the masks of the call before, which drafted them.
+
+    Of a row's masks those that verify come first, then those that draft on.
+    """
 
     def __init__(self, network: Network, rule: Rule, rows: int) -> None:
         self._network, self._rule = network, rule
@@ -267,45 +277,57 @@ class _Sampler:
 
     def decide(self, rows: Rows, call: Call, hidden_BWD: Tensor) -> Ids:
         """Examine the drafts, then draw on; returns how many of each row were accepted."""
-        first_B = call.clean_B - call.masks.start
-        accepted_B = self._examine(rows, call, hidden_BWD, first_B)
+        masks_B = call.drafts_B + call.next_B
+        first_B = np.cumsum(masks_B) - masks_B
+        masks = self._masks(rows, call, hidden_BWD)
+        accepted_B = self._examine(rows, call, masks, first_B)
         rows.decided_B = rows.decided_B + accepted_B
         refused_B = accepted_B < call.drafts_B
         rows.count(accepted_B, refused_B)
         next_B = call.next_B * ~refused_B
-        self._draft(rows, next_B, hidden_BWD, first_B + call.drafts_B)
+        self._drafted, self._first_B = masks, first_B + call.drafts_B
+        self._draft(rows, next_B)
         rows.decided_B = rows.decided_B + (refused_B | (next_B > 0))
         rows.drafted_B = np.maximum(next_B - 1, 0)
         return accepted_B
 
-    def _examine(self, rows: Rows, call: Call, hidden_BWD: Tensor, first_B: Ids) -> Ids:
+    def _masks(self, rows: Rows, call: Call, hidden_BWD: Tensor) -> _Masks:
+        row_M, number_M = spread(call.drafts_B + call.next_B)
+        column_M = (call.clean_B - call.masks.start)[row_M] + number_M
+        kinds_M = rows.kinds_BL[row_M, rows.decided_B[row_M] + number_M]
+        (kinds,) = self._there(kinds_M)
+        return _Masks(self._network, self._rule, hidden_BWD[row_M, column_M], kinds)
+
+    def _examine(self, rows: Rows, call: Call, masks: _Masks, first_B: Ids) -> Ids:
         """How many drafts of each row are accepted before the first that is not.
 
         Instead of that one another token is drawn.
         """
-        row_M, number_M = spread(call.drafts_B)
-        if not len(row_M):
+        row_D, number_D = spread(call.drafts_B)
+        if not len(row_D):
             return np.zeros_like(call.drafts_B)
-        at = row_M, rows.decided_B[row_M] + number_M
-        tokens, q, uniforms = self._there(
-            rows.tokens_BL[at], rows.probs_BL[at], rows.uniforms_BL3[at][:, ACCEPT]
+        at = row_D, rows.decided_B[row_D] + number_D
+        numbers, tokens, q, uniforms = self._there(
+            first_B[row_D] + number_D,
+            rows.tokens_BL[at],
+            rows.probs_BL[at],
+            rows.uniforms_BL3[at][:, ACCEPT],
         )
-        masks = self._masks(rows, at, hidden_BWD[row_M, first_B[row_M] + number_M])
-        found = masks.verify(tokens)
+        found = masks.verify(numbers, tokens)
         rows.log_probs_BL[at] = found.log_probs.cpu().numpy()
         stopped_BK = np.ones((len(first_B), int(call.drafts_B.max()) + 1), np.bool_)
-        stopped_BK[row_M, number_M] = ~accepted(found.probs, q, uniforms).cpu().numpy()
+        stopped_BK[row_D, number_D] = ~accepted(found.probs, q, uniforms).cpu().numpy()
         accepted_B: Ids = stopped_BK.argmax(1)
-        self._redraw(rows, call, masks, accepted_B)
+        self._redraw(rows, call, masks, first_B, accepted_B)
         return accepted_B
 
-    def _redraw(self, rows: Rows, call: Call, masks: _Masks, accepted_B: Ids) -> None:
+    def _redraw(self, rows: Rows, call: Call, masks: _Masks, first_B: Ids, accepted_B: Ids) -> None:
         """Draw tokens instead of refused drafts, which these masks verified."""
         refused = np.flatnonzero(accepted_B < call.drafts_B)
         if not len(refused):
             return
         at = refused, (rows.decided_B + accepted_B)[refused]
-        verified_R = (np.cumsum(call.drafts_B) - call.drafts_B + accepted_B)[refused]
+        verified_R = (first_B + accepted_B)[refused]
         drafts_R = (self._first_B + 1 + accepted_B)[refused]
         verified, drafts, uniforms = self._there(
             verified_R, drafts_R, rows.uniforms_BL3[at][:, RESIDUAL]
@@ -313,20 +335,17 @@ class _Sampler:
         assert self._drafted
         masks.redraw(verified, self._drafted, drafts, uniforms).put(rows, at)
 
-    def _draft(self, rows: Rows, next_B: Ids, hidden_BWD: Tensor, first_B: Ids) -> None:
-        """Draw new tokens from the masks from column `first_B` on: one is final, others drafts."""
-        row_M, number_M = spread(next_B)
-        if not len(row_M):
+    def _draft(self, rows: Rows, next_B: Ids) -> None:
+        """Draw new tokens from the latest masks: one of each row is final, others drafts."""
+        row_N, number_N = spread(next_B)
+        if not len(row_N):
             return
-        at = row_M, rows.decided_B[row_M] + number_M
-        (uniforms,) = self._there(rows.uniforms_BL3[at][:, DRAW])
-        self._drafted = self._masks(rows, at, hidden_BWD[row_M, first_B[row_M] + number_M])
-        self._first_B = np.cumsum(next_B) - next_B
-        self._drafted.draw(uniforms).put(rows, at)
-
-    def _masks(self, rows: Rows, at: tuple[Ids, Ids], hidden_MD: Tensor) -> _Masks:
-        (kinds,) = self._there(rows.kinds_BL[at])
-        return _Masks(self._network, self._rule, hidden_MD, kinds)
+        at = row_N, rows.decided_B[row_N] + number_N
+        numbers, uniforms = self._there(
+            self._first_B[row_N] + number_N, rows.uniforms_BL3[at][:, DRAW]
+        )
+        assert self._drafted
+        self._drafted.draw(numbers, uniforms).put(rows, at)
 
     def _there(self, *arrays: NDArray[np.generic]) -> Iterator[Tensor]:
         device = self._network.vocab_embed.embedding.device
