@@ -27,6 +27,7 @@ from esogen.checkpoint.memory import Room
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import NumericalError
 from esogen.generate.denoise import Step
+from esogen.generate.draft_calls import Calls as DraftCalls
 from esogen.generate.draft_calls import PrefixedDrafts, UncachedDrafts
 from esogen.generate.draft_rows import Rows, Text
 from esogen.generate.drafting import Drafting
@@ -384,7 +385,7 @@ class Infilling:
                 if drive:
                     drive(batch)
             except BaseException:
-                drafted = None
+                drafted = None  # what is tried again begins anew, with fewer rows
                 raise
             deque(islice(ahead, len(part)), maxlen=0)  # they are done
             return batch
@@ -395,18 +396,13 @@ class Infilling:
         self, drafting: Drafting, rows: Iterator[Row], places: int, first: int
     ) -> Lossless:
         """A run that fills these rows, from number `first` on, in so many places."""
-        engine, cached = self.engine, self.settings.kv_cache
-        network, longest, kernels = engine.network, engine.longest, engine.kernels
-        return Lossless(
-            network,
-            PrefixedDrafts(network, places, longest, drafting, kernels)
-            if cached
-            else UncachedDrafts(network, places, engine.device),
-            Rows.places(places, longest, first),
-            engine.rule(self.settings),
-            drafting,
-            waiting=map(_text, rows),
-        )
+        engine, settings = self.engine, self.settings
+        network, longest = engine.network, engine.longest
+        calls: DraftCalls = UncachedDrafts(network, places, engine.device)
+        if settings.kv_cache:
+            calls = PrefixedDrafts(network, places, longest, drafting, engine.kernels)
+        empty, rule = Rows.places(places, longest, first), engine.rule(settings)
+        return Lossless(network, calls, empty, rule, drafting, waiting=map(_text, rows))
 
     def check(self, tokens: Tokens) -> int:
         """How many combinations of lengths will be tried; `UsageError` if the text is too long."""
