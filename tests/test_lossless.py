@@ -203,6 +203,15 @@ def test_drafting_as_many_as_pay_has_that_law(sharp: Network, order: str) -> Non
     assert p_value(sharp, ORDERS[order], PLAIN, Drafting.adaptive(COSTS), 200_000) > bound
 
 
+def test_what_a_draft_was_drawn_from_need_not_be_good(
+    sharp: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where drafts have seen a refused token beside them, which is avoided for speed alone."""
+    monkeypatch.setattr(Rows, "apart_B", lambda _, most_B: np.maximum(most_B, 0))
+    order = ORDERS["left to right"]
+    assert p_value(sharp, order, PLAIN, Drafting(LENGTH), 50_000) > ALWAYS
+
+
 def test_accepting_every_draft_has_another_law(
     sharp: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:

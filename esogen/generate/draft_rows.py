@@ -37,8 +37,8 @@ class Rows:
     """Where the rows still running stand, everything by SORTED index and on the host.
 
     `tokens_BL`: given, decided and drafted tokens, in this order; then masks. `ahead_BL`: the least
-    position not before each sorted index. `probs_BL`: with what probability a draft was drawn.
-    `refused_B` and `examined_B` as in `Drafting`. `calls_B` were made of the text in a row, `rows`
+    position not before each sorted index. `probs_BL`: with what probability a draft was drawn. Of
+    `examined_B` drafts `refused_B` were refused. `calls_B` were made of the text in a row, `rows`
     is the number of that text. Behind a row's `length_B` nothing means anything.
     """
 
@@ -103,10 +103,23 @@ class Rows:
             setattr(self, name, getattr(self, name)[kept])
 
     def count(self, accepted_B: Ids, refused_B: Bools) -> None:
-        """Remember how many drafts were examined, and how far ahead they were."""
-        examined_B = accepted_B + refused_B
+        """Remember how many drafts were examined, and how many of them refused."""
         self.refused_B = self.refused_B + refused_B
-        self.examined_B = self.examined_B + examined_B * (examined_B + 1) // 2
+        self.examined_B = self.examined_B + accepted_B + refused_B
+
+    @property
+    def seen_B(self) -> tuple[Ids, Ids]:
+        """How many drafts were refused until now, of how many that were examined."""
+        return self.refused_B, self.examined_B
+
+    def apart_B(self, most_B: Ids) -> Ids:
+        """Of so many positions to come at most, how many before one beside the last decided."""
+        number_K = np.arange(most_B.max(initial=0) + 1)
+        index_BK = np.minimum(self.decided_B[:, None] + number_K, self.order_BL.shape[1] - 1)
+        last_B1 = np.take_along_axis(self.order_BL, self.decided_B[:, None] - 1, 1)
+        beside_BK = abs(np.take_along_axis(self.order_BL, index_BK, 1) - last_B1) == 1
+        apart_B: Ids = (beside_BK | (number_K >= most_B[:, None])).argmax(1)
+        return apart_B
 
     def show_drafts(self, canvas_BL: Ids, first: int = 0) -> None:
         """Put the drafts still to be verified onto a canvas of texts from `first` on, by position.

@@ -18,7 +18,7 @@ Ids = NDArray[np.int64]
 MOST_COSTS = 7
 """Costs that may be given, and so 2^6 tokens drafted where it is found how many pay."""
 
-_REFUSED, _EXAMINED = 1.0, 24.0
+_REFUSED, _EXAMINED = 4.0, 64.0
 """What a row is taken to have seen before it has seen anything; see `Drafting.count`."""
 
 
@@ -68,9 +68,8 @@ class Drafting:
     def count(self, refused_B: Ids, examined_B: Ids) -> Ids:
         """How many tokens each row drafts next.
 
-        The more masks stand between a draft and what is decided, the likelier it is refused: the
-        i-th with probability `h * i`, and row by row h is what was refused over the sum of i over
-        all drafts examined. By that, a call's tokens over its cost are greatest.
+        Row by row, each draft is taken to be refused as often as those examined until now were. By
+        that, a call's tokens over its cost are greatest.
         """
         if not self.costs:
             return np.full(len(refused_B), self.most)
@@ -86,7 +85,7 @@ class Drafting:
     def _worth(self, refused_B: Ids, examined_B: Ids) -> NDArray[np.float64]:
         """Tokens expected of a call over its cost, `[B, K]`, by how many are drafted."""
         hazard_B1 = ((refused_B + _REFUSED) / (examined_B + _EXAMINED))[:, None]
-        accepted_BK = np.cumprod(np.maximum(0.0, 1.0 - hazard_B1 * np.arange(self.most)), axis=1)
+        accepted_BK = (1.0 - hazard_B1) ** np.arange(self.most)
         worth_BK: NDArray[np.float64] = np.cumsum(accepted_BK, axis=1) / _costs_of_each(self.costs)
         return worth_BK
 

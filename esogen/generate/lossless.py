@@ -17,17 +17,24 @@ So a call feeds the drafts as clean tokens, a mask for each to verify it, and ma
 
 Draft d was drawn from q; verifying gives p, what one token per step would draw from. It is
 accepted with probability min(1, p(d) / q(d)), else the token is drawn from max(p - q, 0): either
-way its law is p (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318). What was
-drafted behind a refused token is thrown away. When all are accepted, the first next mask has seen
-what is decided and nothing else, so its draw is final. Every call decides at least one token.
+way its law is p (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318). When all are
+accepted, the first next mask has seen what is decided and nothing else, so its draw is final. Every
+call decides at least one token.
+
+Behind a refused draft every position is drafted anew, from the mask of this call that verified it
+or drafted it: that one has seen all drafts before it, and only few of them are wrong. Any q serves,
+as long as it is the one that the draft was drawn from. (Throwing the drafts away, as the papers do,
+takes a call more, which only drafts.) A position beside the refused one ends that: to see a wrong
+neighbour is worse than to see a mask.
 
 Each position owns three uniforms: draw, accept, residual. They suffice although a position may be
 drafted more than once. Accept and residual are used only when a draft is examined, which decides
-its position. The draw uniform is used again where a draft was thrown away. Nothing had looked at
-that draft: one is examined after all before it were accepted, and this one was thrown away because
-one of those was refused, which is a matter of drafts before it, of their uniforms and of what was
-decided. How many are drafted is a function of what was accepted and refused. So given all that has
-had an effect, the uniform of a draft thrown away is still uniform and independent of it.
+its position. The draw uniform is used again in every draft of a position, but only the last is ever
+examined, and nothing that it meets knows of that uniform: masks see only what is before them in the
+order, so q, p, when the draft is examined and what stands then are a matter of positions before it,
+of their drafts and uniforms. How many are drafted is a function of what was accepted and refused.
+So given all that has had an effect, the uniform of a draft not examined yet is still uniform and
+independent of it.
 
 Shapes: B rows still running, L positions of the longest, W tokens of a call, K tokens drafted ahead
 at most, M masks, D model width, V vocabulary.
@@ -110,7 +117,7 @@ class Lossless:
     ) -> None:
         self.rows = rows
         self._calls, self._drafting, self._end_of_text = calls, drafting, end_of_text
-        self._sampler = _Sampler(network, rule, len(rows.rows))
+        self._sampler = _Sampler(network, rule, drafting, len(rows.rows))
         self._waiting, self._next = iter(waiting), int(rows.rows[-1]) + 1
         self._held: list[Step] = []
         self._replace()
@@ -176,7 +183,7 @@ class Lossless:
 def _next_call(rows: Rows, cached_B: Ids, running_B: Bools, drafting: Drafting) -> Call:
     """All that is new of the rows still running, and masks to draft on, as far as there are any."""
     left_B = rows.length_B - rows.decided_B - rows.drafted_B
-    next_B = np.minimum(drafting.count(rows.refused_B, rows.examined_B), left_B)
+    next_B = np.minimum(drafting.count(*rows.seen_B), left_B)
     clean_B = rows.decided_B + rows.drafted_B - cached_B
     return Call(cached_B, clean_B * running_B, rows.drafted_B * running_B, next_B * running_B)
 
@@ -266,8 +273,8 @@ class _Sampler:
     Of a row's masks those that verify come first, then those that draft on.
     """
 
-    def __init__(self, network: Network, rule: Rule, rows: int) -> None:
-        self._network, self._rule = network, rule
+    def __init__(self, network: Network, rule: Rule, drafting: Drafting, rows: int) -> None:
+        self._network, self._rule, self._drafting = network, rule, drafting
         self._drafted: _Masks | None = None
         self._first_B: Ids = np.zeros(rows, np.int64)
 
@@ -276,19 +283,25 @@ class _Sampler:
         self._first_B = self._first_B[kept]
 
     def decide(self, rows: Rows, call: Call, hidden_BWD: Tensor) -> Ids:
-        """Examine the drafts, then draw on; returns how many of each row were accepted."""
+        """Examine the drafts, then draw on; returns how many of each row were accepted.
+
+        Drafts are drawn from the masks behind the one that was refused; where none was, the first
+        next mask gives a token that is final.
+        """
         masks_B = call.drafts_B + call.next_B
         first_B = np.cumsum(masks_B) - masks_B
         masks = self._masks(rows, call, hidden_BWD)
         accepted_B = self._examine(rows, call, masks, first_B)
-        rows.decided_B = rows.decided_B + accepted_B
         refused_B = accepted_B < call.drafts_B
         rows.count(accepted_B, refused_B)
-        next_B = call.next_B * ~refused_B
-        self._drafted, self._first_B = masks, first_B + call.drafts_B
-        self._draft(rows, next_B)
-        rows.decided_B = rows.decided_B + (refused_B | (next_B > 0))
-        rows.drafted_B = np.maximum(next_B - 1, 0)
+        rows.decided_B = rows.decided_B + accepted_B + refused_B
+        self._drafted, self._first_B = masks, first_B + accepted_B + refused_B
+        behind_B = np.minimum(masks_B - accepted_B, self._drafting.count(*rows.seen_B)) - 1
+        drawn_B = np.where(refused_B, rows.apart_B(behind_B), call.next_B)
+        self._draft(rows, drawn_B)
+        final_B = (drawn_B > 0) & ~refused_B
+        rows.decided_B, rows.drafted_B = rows.decided_B + final_B, drawn_B - final_B
+        self._first_B = self._first_B + final_B
         return accepted_B
 
     def _masks(self, rows: Rows, call: Call, hidden_BWD: Tensor) -> _Masks:
@@ -328,7 +341,7 @@ class _Sampler:
             return
         at = refused, (rows.decided_B + accepted_B)[refused]
         verified_R = (first_B + accepted_B)[refused]
-        drafts_R = (self._first_B + 1 + accepted_B)[refused]
+        drafts_R = (self._first_B + accepted_B)[refused]
         verified, drafts, uniforms = self._there(
             verified_R, drafts_R, rows.uniforms_BL3[at][:, RESIDUAL]
         )
