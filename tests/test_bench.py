@@ -28,7 +28,8 @@ from esogen.bench.subject import Subject, open_subject, random_network, whole_pl
 from esogen.bench.two_samples import p_value
 from esogen.checkpoint.config_file import CardDefaults
 from esogen.cli import main
-from esogen.generate.denoise import Calls, Progress, denoise
+from esogen.generate.denoise import Calls, Progress, Step, denoise
+from esogen.generate.drafting import Drafting
 from esogen.generate.draw import Drawing, Drawn, DrawSettings, draw
 from esogen.generate.plan import Plan, ScheduleSettings, make_plan
 from esogen.model.config import Family
@@ -110,6 +111,33 @@ def test_families_are_measured_with_what_they_have_a_use_for() -> None:
     ]
     # One token a call, and the token that every text begins from is no token of it.
     assert [(row["nfe"], row["tokens"]) for row in done.rows[4:]] == [(16, 16)] * 3
+
+
+def test_a_row_of_verified_drafts_counts_calls_and_what_they_accepted() -> None:
+    words = ("--draft", "1,3", "--schedule", "streams")
+    done = esogen(*TINY, "-L", "40", "--family", "esolm-b,mdlm", *words)
+    assert done.code == 0, done.stderr
+    one, drafted, mdlm = done.rows[0], done.rows[1], done.rows[-1]
+    assert [row["draft"] for row in done.rows] == [1, 3, None]
+    assert (one["nfe"], one["accepted_per_call"], one["steps"]) == (40, None, None)
+    assert (drafted["name"], drafted["tokens"], drafted["steps"]) == ("esolm-b, draft 3", 40, None)
+    # Beside what is accepted a call decides one token more, but for the last, maybe.
+    decided = drafted["nfe"] * (1 + drafted["accepted_per_call"])
+    assert 40 <= round(decided) <= 41
+    assert drafted["nfe"] < 40
+    assert (drafted["floor_share"], drafted["drawing_share"]) == (None, None)
+    assert (mdlm["nfe"], mdlm["steps"]) == (10, 10)
+
+
+def test_as_many_drafts_as_pay_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Drafting.adaptive((1.0, 1.01, 1.02))
+    monkeypatch.setattr("esogen.bench.subject.measured", lambda *_, **__: found)
+    done = esogen(*TINY, "-L", "40", "--draft", "auto", "--batch-size", "2")
+    assert done.code == 0, done.stderr
+    (row,) = done.rows
+    assert row["name"] == "esolm-b, draft auto"
+    assert row["nfe"] < 40
+    assert row["accepted_per_call"] > 0
 
 
 def test_forward_only_is_the_same_run_without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +231,7 @@ def test_the_share_of_the_floor_is_bytes_over_bandwidth_over_time() -> None:
     assert isinstance(row, Row)
     subject = tiny("ar")
     moved = floor.bytes_moved(subject.network, subject.plan(case), cached=True)
+    assert row.floor_seconds is not None
     assert row.floor_seconds == pytest.approx(moved / bench.bandwidth)
     assert row.record()["floor_share"] == pytest.approx(row.floor_seconds / row.seconds.median)
 
@@ -443,6 +472,9 @@ def test_one_text_that_does_not_fit_is_told_so() -> None:
         (("--attention", "xformers"), "--attention is 'xformers', which has no kernels for"),
         (("--plot", "out.txt"), "--plot is 'out.txt'; it must end in one of .svg, .png, .pdf"),
         (("--mdlm-steps", "4"), "--mdlm-steps is for --paper"),
+        (("--draft", "0"), "--draft is 0; it must be a whole number of at least 1, or auto"),
+        (("--draft", "2", "-s", "4"), "--draft and --steps exclude each other"),
+        (("--draft", "2", "--family", "ar"), "--draft is 2, and a model of the family ar has no"),
         (("--paper", "--family", "ar"), "--family is not for --paper"),
         (("--paper", "--one-shot"), "--paper and --one-shot exclude each other"),
         (("--paper", "--batch-size", "1,2"), "--paper takes one --batch-size"),
@@ -524,11 +556,11 @@ def test_the_time_of_some_steps_stands_for_all(monkeypatch: pytest.MonkeyPatch) 
     """Steps of 10 ms each, and 50 ms before the first."""
     pause = 0.01
 
-    def steps(self: Subject, case: Case, plan: Plan, *, drawing: bool) -> Iterator[None]:
+    def steps(self: Subject, case: Case, plan: Plan, *, drawing: bool) -> Iterator[Step]:
         time.sleep(5 * pause)
-        for _ in range(plan.nfe):
+        for index in range(plan.nfe):
             time.sleep(pause)
-            yield
+            yield Step(index, False, np.arange(1), *[torch.zeros(1, 1)] * 3)
 
     monkeypatch.setattr(Subject, "steps", steps)
     case = Case("mdlm", 32, 1, 32, schedule="blocks", timed_steps=4, forward_only=False)

@@ -6,6 +6,7 @@ Imports no torch, so that `--help` can show what there is.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Literal
 
 from esogen.checkpoint.config_file import CardDefaults, Schedule
 from esogen.checkpoint.known import GPT2_VOCABULARY
@@ -21,6 +22,9 @@ SIZES: Mapping[str, ModelConfig] = {
 """Shapes of random networks. `small` is the published one: 170 million parameters."""
 
 BLOCK_SIZE = 16
+
+Drafts = int | Literal["auto"]
+"""Tokens drafted ahead, or as many as pay."""
 
 
 def sized(size: str, family: Family, block_size: int | None) -> ModelConfig:
@@ -60,6 +64,7 @@ class Case:
 
     `timed_steps`: only so many of its steps are run, and their time stands for all: for a family
     whose steps all cost the same. `forward_only`: whether it is measured without drawing too.
+    `draft`: drafts are verified, and `steps` is only what the order of its tokens comes from.
     """
 
     family: Family
@@ -72,15 +77,17 @@ class Case:
     kv_cache: bool | None = True
     timed_steps: int | None = None
     forward_only: bool = True
+    draft: Drafts | None = None
 
     @property
     def name(self) -> str:
         """The family, with what else makes it another sampler."""
         block = "" if self.block_size is None else f" {self.block_size}"
-        return f"{self.family}{block}{' without cache' if self.kv_cache is False else ''}"
+        draft = "" if self.draft is None else f", draft {self.draft}"
+        return f"{self.family}{block}{' without cache' if self.kv_cache is False else ''}{draft}"
 
     def __str__(self) -> str:
-        steps = "" if self.steps is None else f", {self.steps} steps"
+        steps = "" if self.steps is None or self.draft else f", {self.steps} steps"
         return f"{self.name}, length {self.length}{steps}, batch {self.batch_size}"
 
 
@@ -96,6 +103,7 @@ class Grid:
     block_sizes: Sequence[int] | None = None
     schedule: Schedule | None = None
     kv_cache: bool = True
+    drafts: Sequence[Drafts] | None = None
 
     def cases(self, config: ModelConfig, defaults: CardDefaults) -> list[Case]:
         """Every point, those of one network together; none twice.
@@ -114,6 +122,7 @@ class Grid:
             "schedule": self.schedule,
             "block_size": self.block_sizes and self.block_sizes[0],
             "kv_cache": None if self.kv_cache else False,
+            "draft": self.drafts and self.drafts[0],
         }
         for name, value in given.items():
             if all(name in UNUSED[family] for family in families):
@@ -126,23 +135,26 @@ class Grid:
         self, families: Sequence[Family], config: ModelConfig, defaults: CardDefaults
     ) -> Iterator[Case]:
         resolutions: Sequence[int | None] = self.steps or [defaults.steps]
+        drafts: Sequence[Drafts | None] = self.drafts or [None]
         axes = (
             self.block_sizes or [config.block_size if config.family == "bd3lm" else BLOCK_SIZE],
             self.lengths or [defaults.length or config.model_length],
             resolutions,
             self.alphas or [1.0 if defaults.alpha_0 is None else defaults.alpha_0],
             self.batch_sizes or [1],
+            drafts,
         )
         schedule = self.schedule or defaults.schedule or "random"
-        for family, block_size, length, steps, alpha_0, batch_size in product(families, *axes):
+        for family, block_size, length, steps, alpha_0, rows, draft in product(families, *axes):
             unused = UNUSED[family]
             yield Case(
                 family,
                 length,
-                batch_size,
+                rows,
                 None if "steps" in unused else steps or max(1, length // 4),
                 None if "alpha_0" in unused else alpha_0,
                 None if "schedule" in unused else schedule,
                 None if "block_size" in unused else block_size,
                 None if "kv_cache" in unused else self.kv_cache,
+                draft=None if "draft" in unused else draft,
             )

@@ -19,6 +19,7 @@ from esogen.bench.subject import Subject, open_subject, whole_plan
 from esogen.checkpoint.memory import free_bytes, out_of_memory
 from esogen.checkpoint.placement import choose_device, choose_dtype, narrowed
 from esogen.errors import EsogenError
+from esogen.generate.drafting import Drafting
 from esogen.generate.plan import Plan
 from esogen.model.packed import weight_bytes
 
@@ -33,7 +34,8 @@ class Row:
     all; `tokens`: what a whole run decides, in all rows. Times are in seconds of a whole run, as
     the clock on the wall counts; `step_seconds` are median and 95th percentile of single steps.
     `needed_bytes`: of weights, cache and a chunk of logits. `floor_seconds`: what moving the bytes
-    that must move takes.
+    that must move takes; None of verified drafts, of which the plan does not tell. `accepted`: how
+    many of those a call accepted of a row, the mean.
     """
 
     case: Case
@@ -45,7 +47,8 @@ class Row:
     step_seconds: tuple[float, float]
     peak_bytes: int | None
     needed_bytes: int
-    floor_seconds: float
+    floor_seconds: float | None
+    accepted: float | None = None
     one_shot: tuple[float, float] | None = None
     profile: Sequence[Part] | None = None
 
@@ -54,6 +57,7 @@ class Row:
         forward, (first, second) = self.forward_seconds, self.one_shot or (None, None)
         case = {"name": self.case.name, **asdict(self.case)}
         del case["forward_only"], case["timed_steps"]
+        case |= {} if self.case.draft is None else {"steps": None}
         parts = None if self.profile is None else [part._asdict() for part in self.profile]
         return case | {
             "nfe": self.nfe,
@@ -69,7 +73,8 @@ class Row:
             "step_seconds_95th": self.step_seconds[1],
             "peak_bytes": self.peak_bytes,
             "peak_share": self.peak_bytes and self.peak_bytes / self.needed_bytes,
-            "floor_share": self.floor_seconds / self.seconds.median,
+            "floor_share": self.floor_seconds and self.floor_seconds / self.seconds.median,
+            "accepted_per_call": self.accepted,
             "first_run_seconds": first,
             "second_run_seconds": second,
             **({} if parts is None else {"profile": parts}),
@@ -145,32 +150,36 @@ class Bench:
         if free is not None and subject.least_bytes(case) > free:
             raise MemoryError  # before minutes are spent on the plan of such a length
         plan, weights = subject.plan(case), weight_bytes(subject.network)
+        drafting = subject.drafting(case)
+        alone = case.forward_only and not drafting
         wholes, forwards = [], []
         with held_memory(subject.device, weights) as peak:
-            _timed(subject, case, plan, drawing=True)
-        if case.forward_only:
+            _timed(subject, case, plan, drafting)
+        if alone:
             _timed(subject, case, plan, drawing=False)
         for repeat in range(self._setup.repeats):
             self._tell(f"{place} · repeat {repeat + 1} of {self._setup.repeats}")
-            wholes.append(_timed(subject, case, plan, drawing=True))
-            if case.forward_only:
+            wholes.append(_timed(subject, case, plan, drafting))
+            if alone:
                 forwards.append(_timed(subject, case, plan, drawing=False))
         whole = whole_plan(subject.network.config, case)
-        longer = whole.nfe / plan.nfe
+        longer = 1.0 if drafting else whole.nfe / plan.nfe
         steps = np.concatenate([run.steps for run in wholes])
         cached = case.kv_cache is not False
-        moved = bytes_moved(subject.network, whole, cached=cached)
+        moved = None if drafting else bytes_moved(subject.network, whole, cached=cached)
+        made = len(wholes[0].steps)
         return Row(
             case,
-            whole.nfe,
-            plan.nfe,
+            made if drafting else whole.nfe,
+            made,
             case.batch_size * int(whole.counts_S.sum()),
             Spread.of([run.stretched(longer) for run in wholes]),
             Spread.of([run.stretched(longer) for run in forwards]) if forwards else None,
             (float(np.median(steps)), float(np.percentile(steps, 95))),
             peak.bytes,
             bytes_needed(subject.network, plan, cached=cached),
-            moved / self.bandwidth,
+            moved and moved / self.bandwidth,
+            wholes[0].accepted,
             self._one_shot(case, place) if self._setup.one_shot else None,
             profiled(subject, case) if self._setup.profile else None,
         )
@@ -192,25 +201,48 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """Seconds of a run as the clock on the wall counts, and of each of its steps."""
+    """Seconds of a run as the clock on the wall counts, and of each of its calls.
+
+    `accepted`: how many drafts a call accepted of a row, the mean, if any were verified.
+    """
 
     whole: float
     steps: list[float]
+    accepted: float | None
 
     def stretched(self, factor: float) -> float:
         """Seconds of a run with so many times the steps."""
         return self.whole + (factor - 1) * sum(self.steps)
 
 
-def _timed(subject: Subject, case: Case, plan: Plan, *, drawing: bool) -> _Timed:
+def _timed(
+    subject: Subject,
+    case: Case,
+    plan: Plan,
+    drafting: Drafting | None = None,
+    *,
+    drawing: bool = True,
+) -> _Timed:
     wait_for(subject.device)
     watch, began = Stopwatch(subject.device), time.perf_counter()
-    steps = subject.steps(case, plan, drawing=drawing)
+    steps = (
+        subject.drafted(case, plan, drafting)
+        if drafting
+        else subject.steps(case, plan, drawing=drawing)
+    )
+    calls, accepted, verified = [], 0, 0
     watch.mark()
-    for _ in steps:
+    for step in steps:
         watch.mark()
+        calls.append(step.index)
+        if step.examined:
+            accepted += int(step.examined.accepted_B.sum())
+            verified += len(step.rows)
     wait_for(subject.device)
-    return _Timed(time.perf_counter() - began, watch.intervals())
+    seconds = time.perf_counter() - began
+    # Rows that decide differently many tokens in a call come one after the other.
+    of_calls = np.bincount(calls, watch.intervals())
+    return _Timed(seconds, of_calls.tolist(), accepted / verified if verified else None)
 
 
 def main() -> None:
@@ -219,7 +251,7 @@ def main() -> None:
     case = Case(**words["case"])
     subject = open_subject(Setup(**words["setup"]), case.family, case.block_size)
     plan = subject.plan(case)
-    print(json.dumps([_timed(subject, case, plan, drawing=True).whole for _ in range(2)]))
+    print(json.dumps([_timed(subject, case, plan).whole for _ in range(2)]))
 
 
 if __name__ == "__main__":

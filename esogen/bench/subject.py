@@ -13,9 +13,15 @@ from esogen.checkpoint.folder import open_checkpoint
 from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.weights import build
 from esogen.generate.denoise import Step, denoise, start
+from esogen.generate.draft_calls import calls_for as draft_calls_for
+from esogen.generate.draft_costs import measured
+from esogen.generate.draft_rows import Rows, Text
+from esogen.generate.drafting import Drafting
 from esogen.generate.draw import Drawing, Drawn, DrawSettings, choose_draw
+from esogen.generate.fill import Rule
+from esogen.generate.lossless import Lossless
 from esogen.generate.plan import Plan, ScheduleSettings
-from esogen.generate.streams import token_uniforms
+from esogen.generate.streams import Uniforms, token_uniforms
 from esogen.model.attention import Kernels
 from esogen.model.config import Family, ModelConfig
 from esogen.model.families import ALPHA_0
@@ -66,13 +72,37 @@ class Subject:
             plan, counts_S=plan.counts_S[:steps], diffusion_steps=min(plan.diffusion_steps, steps)
         )
 
+    def drafting(self, case: Case) -> Drafting | None:
+        """How many drafts a case verifies; None where it drafts nothing, or nothing to verify."""
+        match case.draft:
+            case None:
+                return None
+            case "auto":
+                kernels, drawing = self.kernels, self.drawing.by
+                found = measured(
+                    self.network, case.batch_size, case.length, kernels=kernels, drawing=drawing
+                )
+            case number:
+                found = Drafting(number)
+        return found if found.verifies else None
+
+    def drafted(self, case: Case, plan: Plan, drafting: Drafting) -> Iterator[Step]:
+        """A fresh run in the order of `plan`, its drafts verified."""
+        nothing_L = np.zeros(case.length, np.int64)
+        texts = (
+            Text(nothing_L, nothing_L, order_L, 0, plan.late, uniforms_L3)
+            for order_L, uniforms_L3 in zip(plan.order_BL, _uniforms(case), strict=True)
+        )
+        rows, cached = Rows.places(case.batch_size, case.length), case.kv_cache is not False
+        calls = draft_calls_for(self.network, rows, drafting, cached=cached, kernels=self.kernels)
+        run = Lossless(self.network, calls, rows, Rule(self.draw), drafting, waiting=texts)
+        return run.steps(range(case.batch_size))
+
     def steps(self, case: Case, plan: Plan, *, drawing: bool = True) -> Iterator[Step]:
         """A fresh run of `plan`; without `drawing` the network alone, output layer included."""
-        uniforms_BL = [
-            token_uniforms(SEED, row, case.length)[:, 0] for row in range(case.batch_size)
-        ]
+        uniforms_BL = np.stack([uniforms_L3[:, 0] for uniforms_L3 in _uniforms(case)])
         given_L = np.zeros(case.length, np.int64)  # none of which is read: nothing is given
-        progress = start(self.network, plan, given_L, np.stack(uniforms_BL), self.device)
+        progress = start(self.network, plan, given_L, uniforms_BL, self.device)
         cached = case.kv_cache is not False
         calls = calls_for(self.network, plan, cached=cached, kernels=self.kernels)
         how = self.drawing.by if drawing else _undrawn
@@ -100,7 +130,13 @@ def whole_plan(config: ModelConfig, case: Case) -> Plan:
     settings = ScheduleSettings(case.steps or 1, alpha_0, case.schedule or "random")
     positions = np.arange(case.length)
     samples = range(case.batch_size)
-    return plan_for(config, settings, SEED, samples, given=positions[:0], blank=positions)
+    plan = plan_for(config, settings, SEED, samples, given=positions[:0], blank=positions)
+    return plan if case.draft is None else plan.one_by_one()
+
+
+def _uniforms(case: Case) -> Iterator[Uniforms]:
+    """Of each row, `[L, 3]`."""
+    return (token_uniforms(SEED, row, case.length) for row in range(case.batch_size))
 
 
 def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Network:

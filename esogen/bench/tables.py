@@ -53,6 +53,7 @@ GRID = (
     Column("peak MB", "peak_bytes", ".0f", 1e-6),
     Column("of the floor", "floor_share", ".3g"),
 )
+DRAFTED = (Column("accepted a call", "accepted_per_call", ".3g"),)
 ONE_SHOT = (
     Column("first run, s", "first_run_seconds", ".3g"),
     Column("second run, s", "second_run_seconds", ".3g"),

@@ -12,7 +12,7 @@ from esogen.bench import plot as pictures
 from esogen.bench.cases import SIZES, Case, Grid, Setup
 from esogen.bench.paper import Point
 from esogen.bench.paper import points as paper_points
-from esogen.bench.tables import GRID, ONE_SHOT, PAPER, Record, Table
+from esogen.bench.tables import DRAFTED, GRID, ONE_SHOT, PAPER, Record, Table
 from esogen.checkpoint.config_file import CardDefaults, read_config
 from esogen.checkpoint.resolve import resolve
 from esogen.cli import bench_options, options
@@ -33,6 +33,7 @@ _APART: options.Apart = {
     "--paper": ("--model", "--one-shot"),
     "--profile": ("--format csv",),
     "--no-kv-cache": ("--attention",),
+    "--draft": ("--steps", "--paper", "--one-shot", "--profile"),
 }
 
 
@@ -43,6 +44,7 @@ def bench(
     length: bench_options.Length = None,
     steps: bench_options.Steps = None,
     alpha_0: bench_options.Alpha0 = None,
+    draft: bench_options.Draft = None,
     batch_size: bench_options.BatchSize = None,
     block_size: bench_options.BlockSize = None,
     paper: bench_options.Paper = False,
@@ -82,6 +84,7 @@ def bench(
         _values(block_size),
         schedule,
         kv_cache=not no_kv_cache,
+        drafts=_values(draft),
     )
     setup = Setup(
         size or DEFAULT_SIZE,
@@ -96,9 +99,9 @@ def bench(
     )
     points = paper_points(grid, mdlm_steps) if paper else {}
     run = _Run(setup, list(points) or _cases(grid, setup, console), points)
-    columns = PAPER if paper else GRID
+    columns = PAPER if paper else GRID + (DRAFTED if draft else ()) + (ONE_SHOT if one_shot else ())
     with opened(output) as out:
-        table = Table(format, (*columns, *ONE_SHOT) if one_shot else columns, out.write)
+        table = Table(format, columns, out.write)
         _measure(run, table, console)
         if profile and format == "md":
             _profiles(run, out.write)

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Generic, TypeVar, get_args
 
 import typer
 
-from esogen.bench.cases import BLOCK_SIZE, SIZES
+from esogen.bench.cases import BLOCK_SIZE, SIZES, Drafts
 from esogen.bench.paper import TIMED_STEPS
 from esogen.bench.tables import FormatWord
-from esogen.cli.options import complete_model, completing, real, whole, word
+from esogen.cli.options import complete_model, completing, drafts, real, whole, word
 from esogen.model.config import FAMILIES
 from esogen.model.config import Family as FamilyWord
 
@@ -76,6 +76,16 @@ Alpha0 = Annotated[
         "Share of the diffusion phase.",
         "--alpha-0",
         metavar="X,...",
+    ),
+]
+Draft = Annotated[
+    Several[Drafts] | None,
+    _list(
+        drafts,
+        "none",
+        "Verified drafts instead of steps: K at once, or as many as pay; 1 is one token a step.",
+        "--draft",
+        metavar="K|auto,...",
     ),
 ]
 BatchSize = Annotated[

@@ -129,12 +129,12 @@ def drafts_of(
             " --draft-costs too, or a number of drafts"
         )
     each = real("--draft-costs", "numbers above 0 with commas between", lambda x: 0 < x < inf)
-    return _draft_of(draft), None if costs is None else tuple(map(each, costs.split(",")))
+    of_costs = None if costs is None else tuple(map(each, costs.split(",")))
+    return None if draft is None else drafts(draft), of_costs
 
 
-def _draft_of(value: str | None) -> int | Literal["auto"] | None:
-    if value is None:
-        return None
+def drafts(value: str) -> int | Literal["auto"]:
+    """How many tokens are drafted. Raises `UsageError`."""
     return "auto" if value == "auto" else whole("--draft", besides=", or auto")(value)
 
 
