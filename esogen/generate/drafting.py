@@ -3,12 +3,11 @@
 The law of a text is the same for every number; the text itself is not, and so the costs are part of
 what is asked for: they are measured before a run (`draft_costs.py`), never during one.
 
-Shapes: B rows.
+Shapes: B rows, C costs.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +23,10 @@ _REFUSED, _EXAMINED = 4.0, 64.0
 
 @dataclass(frozen=True, slots=True)
 class Drafting:
-    """Draft `most` tokens ahead, or, with `costs`, up to so many as pay.
+    """Draft `most` tokens ahead, or, with `costs`, as many as pay of those that a cost is known of.
 
-    `costs[i]`: what a call that drafts 2^i tokens takes, in any unit; between these, and nowhere
-    beyond, it is a straight line. Raises `ValueError` naming field, value and range.
+    `costs[i]`: what a call that drafts 2^i tokens takes, in any unit. Raises `ValueError` naming
+    field, value and range.
     """
 
     most: int
@@ -73,7 +72,7 @@ class Drafting:
         """
         if not self.costs:
             return np.full(len(refused_B), self.most)
-        best_B: Ids = self._worth(refused_B, examined_B).argmax(1) + 1
+        best_B: Ids = 2 ** self._worth(refused_B, examined_B).argmax(1)
         return best_B
 
     @property
@@ -83,15 +82,10 @@ class Drafting:
         return float(self._worth(nothing, nothing).max())
 
     def _worth(self, refused_B: Ids, examined_B: Ids) -> NDArray[np.float64]:
-        """Tokens expected of a call over its cost, `[B, K]`, by how many are drafted."""
-        hazard_B1 = ((refused_B + _REFUSED) / (examined_B + _EXAMINED))[:, None]
-        accepted_BK = (1.0 - hazard_B1) ** np.arange(self.most)
-        worth_BK: NDArray[np.float64] = np.cumsum(accepted_BK, axis=1) / _costs_of_each(self.costs)
-        return worth_BK
-
-
-@cache
-def _costs_of_each(costs: tuple[float, ...]) -> NDArray[np.float64]:
-    """Of a call that drafts one token, two, three, ..."""
-    known = 2 ** np.arange(len(costs))
-    return np.interp(np.arange(1, known[-1] + 1), known, costs)
+        """Tokens expected of a call over its cost, `[B, C]`, by which of the costs it has."""
+        refused_B1 = ((refused_B + _REFUSED) / (examined_B + _EXAMINED))[:, None]
+        drafted_C = 2 ** np.arange(len(self.costs))
+        worth_BC: NDArray[np.float64] = (
+            (1 - (1 - refused_B1) ** drafted_C) / refused_B1 / self.costs
+        )
+        return worth_BC
