@@ -348,9 +348,9 @@ class _Sampler:
         assert self._drafted
         masks.redraw(verified, self._drafted, drafts, uniforms).put(rows, at)
 
-    def _draft(self, rows: Rows, next_B: Ids) -> None:
-        """Draw new tokens from the latest masks: one of each row is final, others drafts."""
-        row_N, number_N = spread(next_B)
+    def _draft(self, rows: Rows, count_B: Ids) -> None:
+        """Draw so many tokens of each row from the latest masks behind what stands."""
+        row_N, number_N = spread(count_B)
         if not len(row_N):
             return
         at = row_N, rows.decided_B[row_N] + number_N
