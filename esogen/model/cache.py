@@ -8,6 +8,7 @@ Shapes: B rows, L queries of this call, M keys, N heads, H head width.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from torch.nn.functional import pad
 from esogen.model.attention import Dense, Kernel, Places, Prefix, StepKernel, attention
 from esogen.model.config import ModelConfig
 from esogen.model.heads import Heads
+
+NARROW_CALL = 64
+"""Tokens of a call up to which its mask is cut out of one that is made once."""
 
 
 class KVCache:
@@ -57,6 +61,26 @@ class KVCache:
     ) -> "StepAttend":
         """The attention of one call that can be recorded, behind `stands_B` tokens."""
         return StepAttend(self, stands_B, kernel, seen_BLL)
+
+    def hidden(self, width: int) -> Tensor:
+        """The mask `[1, 1, L, M]`, added to the scores, of a narrow call where rows stand at one
+        length: causal.
+        """
+        first = self.capacity - int(self.lengths_B[0])
+        return self._hidden[None, None, :width, first : self.capacity + width]
+
+    @cached_property
+    def _hidden(self) -> Tensor:
+        """Zeros up to column `capacity`, and of the square behind what is above its diagonal.
+
+            stands  new
+        ..########  #---
+        ..########  ##--
+        ..########  ###-
+        """
+        shape, like = (NARROW_CALL, self.capacity + NARROW_CALL), self._kv
+        whole = torch.full(shape, -torch.inf, dtype=like.dtype, device=like.device)
+        return whole.triu(self.capacity + 1)
 
     def write(self, layer: int, places: slice | Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> None:
         """Lay keys and values into `places`: the same of every row, or flat indices `[B * L]`."""
@@ -169,6 +193,8 @@ class CachedAttend:
     def _added(self, width: int, seen_BLL: Tensor | None, *, level: bool) -> Tensor:
         """The mask `[B or 1, 1, L, M]` as numbers added to the scores, made once for all layers."""
         device = self._cache.device
+        if level and seen_BLL is None and width <= NARROW_CALL:
+            return self._cache.hidden(width)
         if level and seen_BLL is not None:
             hidden_BLM = pad(~seen_BLL, (self._seen - width, 0))
         else:

@@ -178,7 +178,7 @@ class Norm(nn.Module):
         self.weight = None if folded else nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.weight, eps=NORM_EPS)
+        return torch.layer_norm(x, x.shape[-1:], self.weight, eps=NORM_EPS)
 
 
 class Block(nn.Module):
@@ -209,12 +209,12 @@ class Block(nn.Module):
     ) -> Tensor:
         if self.adaLN_modulation is None:
             attended = self._attend(self.norm1.forward(x), rotation, attend, wanted)
-            x = x[:, wanted] + self._drop(attended)
+            x = _only(x, wanted) + self._drop(attended)
             return x + self._drop(self._mlp(self.norm2.forward(x)))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6)
         modulated = modulate(self.norm1.forward(x), shift1, scale1)
         attended = self._attend(modulated, rotation, attend, wanted)
-        x = torch.addcmul(x[:, wanted], gate1, self._drop(attended))
+        x = torch.addcmul(_only(x, wanted), gate1, self._drop(attended))
         return torch.addcmul(
             x, gate2, self._drop(self._mlp(modulate(self.norm2.forward(x), shift2, scale2)))
         )
@@ -223,7 +223,7 @@ class Block(nn.Module):
         packed = self.attn_qkv.forward(x_BLD)
         qkv = packed.view(*x_BLD.shape[:-1], 3, self.n_heads, self.head_size)
         out_BLNH = attend(self.layer, Heads(qkv, rotation))
-        return self.attn_out.forward(out_BLNH[:, wanted].flatten(-2))
+        return self.attn_out.forward(_only(out_BLNH, wanted).flatten(-2))
 
     def _mlp(self, x: Tensor) -> Tensor:
         up, gelu, down = cast(tuple[nn.Linear, nn.GELU, nn.Linear], tuple(self.mlp))
@@ -231,6 +231,11 @@ class Block(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.training else x
+
+
+def _only(x: Tensor, wanted: slice) -> Tensor:
+    """Some tokens of `[B, L, ...]`; a view of everything would take as long as a small product."""
+    return x if wanted is EVERYTHING else x[:, wanted]
 
 
 class OutputLayer(nn.Module):

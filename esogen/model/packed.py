@@ -38,13 +38,15 @@ class PackedLinear(nn.Module):
         if largest > LARGEST:
             raise OverflowError(f"a weight of {largest:g} is above {LARGEST:g}, float16's largest")
         self._packed = torch.ops.quantized.linear_prepack_fp16(weight_OI.contiguous(), bias_O)
+        # The operation behind the name: the name would look first whether an argument is made up.
+        self._product = torch.ops.quantized.linear_dynamic_fp16.op
         self.nbytes = 2 * weight_OI.numel() + (0 if bias_O is None else bias_O.nbytes)
 
     def forward(self, x: Tensor) -> Tensor:
         # torch would ask the packed matrix whether it overrides functions, and the answer is a C++
         # exception, which takes as long to throw as a few rows take to multiply.
         with DisableTorchFunctionSubclass():
-            return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)  # type: ignore[no-any-return]
+            return self._product(x, self._packed)  # type: ignore[no-any-return]
 
 
 def pack(network: Network, state: MutableMapping[str, Tensor]) -> None:
