@@ -211,13 +211,14 @@ def _decide(
 ) -> Drawn:
     """Output layer and draw of one step, a chunk of its tokens at a time."""
     rows = chunk_rows(network, hidden_BKD)
-    hidden = torch.split(hidden_BKD.flatten(0, 1), rows)
-    uniforms = torch.split(uniforms_BK.flatten(), rows)
+    hidden, uniforms = hidden_BKD.flatten(0, 1), uniforms_BK.flatten()
     with threads_for(hidden_BKD.device, network.config.vocab_size * hidden_BKD.numel()):
-        parts = [
-            drawing(network.logits(h), u, settings) for h, u in zip(hidden, uniforms, strict=True)
-        ]
-    tokens, log_probs = (torch.cat(part) for part in zip(*parts, strict=True))
+        if len(hidden) <= rows:
+            tokens, log_probs = drawing(network.logits(hidden), uniforms, settings)
+        else:
+            both = zip(torch.split(hidden, rows), torch.split(uniforms, rows), strict=True)
+            parts = [drawing(network.logits(h), u, settings) for h, u in both]
+            tokens, log_probs = (torch.cat(part) for part in zip(*parts, strict=True))
     return Drawn(tokens.view_as(uniforms_BK), log_probs.view_as(uniforms_BK))
 
 

@@ -44,7 +44,7 @@ class KVCache:
         shape = (config.n_blocks, 2, rows, places, config.n_heads, config.head_size)
         # Zeros: where rows are unequal, a short one reads places that nothing was written to, and
         # no mask makes 0 times NaN a number.
-        self._kv = torch.zeros(shape, device=device, dtype=dtype)
+        self._hold(torch.zeros(shape, device=device, dtype=dtype))
         self.kernel = kernel
         self.lengths_B: NDArray[np.int64] = np.zeros(rows, np.int64)
         """Committed tokens of each row; known on the host, so no call waits for a GPU."""
@@ -85,14 +85,15 @@ class KVCache:
     def write(self, layer: int, places: slice | Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> None:
         """Lay keys and values into `places`: the same of every row, or flat indices `[B * L]`."""
         for part, x_BLNH in enumerate((k_BLNH, v_BLNH)):
+            x_BPNH = self._layers[layer][part]
             if isinstance(places, slice):
-                self._kv[layer, part, :, places] = x_BLNH
+                x_BPNH[:, places] = x_BLNH
             else:
-                self._kv[layer, part].flatten(0, 1).index_copy_(0, places, x_BLNH.flatten(0, 1))
+                x_BPNH.flatten(0, 1).index_copy_(0, places, x_BLNH.flatten(0, 1))
 
     def read(self, layer: int, places: int) -> tuple[Tensor, ...]:
         """Keys and values `[B, M, N, H]` of the first `places` places, as views."""
-        return self._kv[layer, :, :, :places].unbind()
+        return tuple(x_BPNH[:, :places] for x_BPNH in self._layers[layer])
 
     def put(self, rows: NDArray[np.int64], other: "KVCache") -> None:
         """Have all that stands in another cache stand in these rows, in place of what did."""
@@ -113,8 +114,12 @@ class KVCache:
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         """Drop every row but these."""
-        self._kv = self._kv[:, :, torch.from_numpy(rows).to(self._kv.device)]
+        self._hold(self._kv[:, :, torch.from_numpy(rows).to(self._kv.device)])
         self.lengths_B = self.lengths_B[rows]
+
+    def _hold(self, kv: Tensor) -> None:
+        """Keys and values of all layers are here from now on; views of each are made only once."""
+        self._kv, self._layers = kv, [each.unbind() for each in kv]
 
     @property
     def capacity(self) -> int:
