@@ -62,15 +62,15 @@ class KVCache:
         """The attention of one call that can be recorded, behind `stands_B` tokens."""
         return StepAttend(self, stands_B, kernel, seen_BLL)
 
-    def hidden(self, width: int) -> Tensor:
+    def causal_mask(self, width: int) -> Tensor:
         """The mask `[1, 1, L, M]`, added to the scores, of a narrow call where rows stand at one
         length: causal.
         """
         first = self.capacity - int(self.lengths_B[0])
-        return self._hidden[None, None, :width, first : self.capacity + width]
+        return self._causal_masks[None, None, :width, first : self.capacity + width]
 
     @cached_property
-    def _hidden(self) -> Tensor:
+    def _causal_masks(self) -> Tensor:
         """Zeros up to column `capacity`, and of the square behind what is above its diagonal.
 
             stands  new
@@ -199,7 +199,7 @@ class CachedAttend:
         """The mask `[B or 1, 1, L, M]` as numbers added to the scores, made once for all layers."""
         device = self._cache.device
         if level and seen_BLL is None and width <= NARROW_CALL:
-            return self._cache.hidden(width)
+            return self._cache.causal_mask(width)
         if level and seen_BLL is not None:
             hidden_BLM = pad(~seen_BLL, (self._seen - width, 0))
         else:
