@@ -683,8 +683,14 @@ def test_targets_are_judged_by_what_was_measured() -> None:
         for length in (2048, 8192)
         for name, ratio in (("esolm-b", 1.0), ("mdlm", 30.0), ("bd3lm 16", 0.95), ("ar", 0.8))
     ]
+    slower = {"name": "the authors' / ours", "ratio": 21.0, "spread": [19.0, 22.0], "least": 20.0}
     found = figures_of(
-        {"steps": {"rows": rows}, "unrecorded": {"rows": [plain]}, "paper": {"rows": latency}}
+        {
+            "steps": {"rows": rows},
+            "unrecorded": {"rows": [plain]},
+            "paper": {"rows": latency},
+            "authors": {"rows": [{"figure": slower}]},
+        }
     )
     assert found == {
         "drawing / whole, 16 steps, batch 1": (0.2, False),
@@ -700,7 +706,14 @@ def test_targets_are_judged_by_what_was_measured() -> None:
         "mdlm / esolm-b, NFE = L = 8192, batch 1": (30.0, True),
         "bd3lm 16 / esolm-b, NFE = L = 8192, batch 1": (0.95, True),
         "ar / esolm-b, NFE = L = 8192, batch 1": (0.8, False),
+        "the authors' / ours": (21.0, True),
     }
+
+
+def test_the_authors_code_is_set_beside_ours_where_it_is(tmp_path: Path) -> None:
+    assert "authors" not in gpu.commands(tmp_path, "cuda", tiny=False)
+    words = gpu.commands(tmp_path, "cuda", tiny=False, authors=tmp_path)["authors"]
+    assert words[:2] == ["esogen.bench.authors", str(tmp_path)]
 
 
 def test_where_a_command_fails_the_others_go_on(
@@ -711,7 +724,7 @@ def test_where_a_command_fails_the_others_go_on(
         "steps": ["json.tool", "--json-lines", "--no-indent", str(tmp_path / "steps.jsonl")],
     }
     (tmp_path / "steps.jsonl").write_text('{"rows": [{"steps": 1, "batch_size": 1}]}\n')
-    monkeypatch.setattr(gpu, "commands", lambda *where, tiny: commands)
+    monkeypatch.setattr(gpu, "commands", lambda *where, **how: commands)
     monkeypatch.setattr(gpu, "targets", lambda found: iter(()))
     monkeypatch.setattr("sys.argv", ["gpu", "-o", str(tmp_path)])
     with pytest.raises(SystemExit, match="True"):

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A ratio with its target: `least` or `most` it should be. `spread`: lowest and highest."""
+    """A ratio, and its target if it has one: `least` or `most` it should be.
+
+    `spread`: lowest and highest.
+    """
 
     name: str
     ratio: float
@@ -23,10 +26,14 @@ class Figure:
 
     def row(self) -> str:
         """The figure as a line of a Markdown table."""
-        target = f">= {self.least:g}" if self.least is not None else f"<= {self.most:g}"
         low, high = self.spread
-        verdict = "met" if self.met else "MISSED"
-        return f"| {self.name} | {self.ratio:.3g} | {low:.3g}-{high:.3g} | {target} | {verdict} |"
+        return f"| {self.name} | {self.ratio:.3g} | {low:.3g}-{high:.3g} | {self._judged()} |"
+
+    def _judged(self) -> str:
+        if self.least is None and self.most is None:
+            return " | "
+        target = f"<= {self.most:g}" if self.least is None else f">= {self.least:g}"
+        return f"{target} | {'met' if self.met else 'MISSED'}"
 
 
 def interleaved(

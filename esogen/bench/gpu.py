@@ -23,8 +23,13 @@ Document = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
-def commands(folder: Path, device: str, *, tiny: bool) -> dict[str, list[str]]:
-    """The words behind `python -m` of each command, by the name of its file."""
+def commands(
+    folder: Path, device: str, *, tiny: bool, authors: Path | None = None
+) -> dict[str, list[str]]:
+    """The words behind `python -m` of each command, by the name of its file.
+
+    `authors`: a checkout of theirs, without which nothing is set beside it.
+    """
     there = ["--device", device]
     bench = ["esogen", "bench", *there, "--size", "tiny" if tiny else "small"]
     whole = ["-L", "48", "-s", "8,48"] if tiny else ["-L", "1024", "-s", "16,128,1024"]
@@ -47,6 +52,10 @@ def commands(folder: Path, device: str, *, tiny: bool) -> dict[str, list[str]]:
         "agreement": ["esogen.bench.agreement", *there, "--rows", "1" if tiny else "16"],
         "drafts": ["esogen.bench.drafts", "speed", *there, *drafts, *batches],
     }
+    if authors:
+        beside = ["--size", "tiny", "-L", "48", "-s", "8"] if tiny else ["-L", "1024", "-s", "1024"]
+        rows = ["--batch-size", "1", "4" if tiny else "512", "--rounds", "2"]
+        found["authors"] = ["esogen.bench.authors", str(authors), *there, *beside, *rows]
     if tiny or not _TESTS.is_dir():
         del found["tests"]
     return found
@@ -62,6 +71,8 @@ def targets(found: Mapping[str, Document]) -> Iterator[Figure]:
         yield from _of_latency(found["paper"]["rows"])
     if "drafts" in found:
         yield from _of_drafts(found["drafts"]["speed"])
+    if "authors" in found:
+        yield from (Figure(**row["figure"]) for row in found["authors"]["rows"])
 
 
 def _of_steps(rows: Sequence[Row]) -> Iterator[Figure]:
@@ -121,11 +132,13 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of what is said")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--tiny", action="store_true", help="sizes that mean nothing")
+    parser.add_argument("--authors", type=Path, help="checkout of theirs, to be set beside ours")
     parser.add_argument("--only", nargs="+", help="names of commands, as their files are called")
     words = parser.parse_args()
     words.output.mkdir(parents=True, exist_ok=True)
     found, failed = {}, []
-    for name, command in commands(words.output, words.device, tiny=words.tiny).items():
+    wanted = commands(words.output, words.device, tiny=words.tiny, authors=words.authors)
+    for name, command in wanted.items():
         if words.only and name not in words.only:
             continue
         print(f"{name}: python -m {' '.join(command)}", file=sys.stderr, flush=True)

@@ -140,7 +140,14 @@ def _uniforms(case: Case) -> Iterator[Uniforms]:
 
 
 def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Network:
-    """Fresh weights, folded as those of a checkpoint are, with no matrix of zeros.
+    """The network of `random_weights`, folded as that of a checkpoint is."""
+    tensors = random_weights(config, device)
+    return build(config, tensors, folded=True, device=device, dtype=dtype)
+
+
+@torch.no_grad()
+def random_weights(config: ModelConfig, device: torch.device) -> dict[str, Tensor]:
+    """Fresh weights, the same at every call, with no matrix of zeros.
 
     A GPU draws less power multiplying by zeros, and so runs faster than it would.
     """
@@ -148,13 +155,12 @@ def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype
     with torch.device(device):
         network = Network(config)
     initialise(network, generator)
-    with torch.no_grad():
-        for name, parameter in network.blocks.named_parameters():
-            if "adaLN_modulation" in name:
-                parameter.normal_(std=0.3, generator=generator)
-        spread = LOGIT_SPREAD / math.sqrt(config.hidden_size)
-        network.output_layer.linear.weight.normal_(std=spread, generator=generator)
-    return build(config, network.state_dict(), folded=True, device=device, dtype=dtype)
+    for name, parameter in network.blocks.named_parameters():
+        if "adaLN_modulation" in name:
+            parameter.normal_(std=0.3, generator=generator)
+    spread = LOGIT_SPREAD / math.sqrt(config.hidden_size)
+    network.output_layer.linear.weight.normal_(std=spread, generator=generator)
+    return network.state_dict()
 
 
 def _undrawn(logits_KV: Tensor, uniforms_K: Tensor, settings: DrawSettings) -> Drawn:
