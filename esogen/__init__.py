@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from esogen.errors import EsogenError
-    from esogen.language_model import LanguageModel, Sample, load
+    from esogen.language_model import LanguageModel, load
+    from esogen.sampling import Sample
     from esogen.scoring.score import Score
 
     __version__: str
@@ -17,7 +18,7 @@ __all__ = ["EsogenError", "LanguageModel", "Sample", "Score", "__version__", "lo
 _HOMES = {
     "EsogenError": "esogen.errors",
     "LanguageModel": "esogen.language_model",
-    "Sample": "esogen.language_model",
+    "Sample": "esogen.sampling",
     "Score": "esogen.scoring.score",
     "load": "esogen.language_model",
 }

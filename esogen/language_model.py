@@ -1,10 +1,8 @@
 """The Python face of esogen: `load` a model; then `sample` from it, `infill` and `score`."""
 
 import secrets
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -16,44 +14,33 @@ from numpy.typing import NDArray
 
 from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.folder import Checkpoint, open_checkpoint
-from esogen.checkpoint.memory import Room, rows_that_fit
 from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype, narrowed
 from esogen.checkpoint.resolve import DEFAULT_MODEL
-from esogen.errors import EsogenError, NumericalError, UsageError
-from esogen.generate.denoise import Calls, Progress, Step, denoise, start
-from esogen.generate.draft_calls import calls_for as draft_calls_for
+from esogen.errors import EsogenError, UsageError
 from esogen.generate.draft_costs import measured
-from esogen.generate.draft_rows import Rows, Text
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import Drawing, DrawSettings, choose_draw
-from esogen.generate.fill import Rule
-from esogen.generate.lossless import Lossless
-from esogen.generate.plan import Plan, ScheduleSettings
-from esogen.generate.streams import LARGEST_SEED, token_uniforms
+from esogen.generate.engine import Engine
+from esogen.generate.plan import ScheduleSettings
+from esogen.generate.streams import LARGEST_SEED
 from esogen.generate.template import Tokens, parse, tokenise, whole
 from esogen.generate.template import fix as fix_words
-from esogen.generate.verify import Agreement, Side, compare
 from esogen.model.attention import Kernels
 from esogen.model.families import ALPHA_0, UNUSED, check_used
-from esogen.peers.family import calls_for, plan_for, row_bytes
 from esogen.ranking.best_of import best_of as choose_best
-from esogen.ranking.infilling import Engine, Filled, Infilling, InfillSettings
+from esogen.ranking.infilling import Filled, Infilling, InfillSettings
 from esogen.ranking.revising import revise
 from esogen.ranking.scores import Order as CommonOrder
 from esogen.ranks import Ranks
+from esogen.sampling import DEFAULT_BATCH, Batch, Sample, SampleSettings, Sampling
 from esogen.scoring.defaults import settings_for
 from esogen.scoring.score import Document, Score, score_documents
 from esogen.scoring.settings import Bound, Order
 from esogen.shards import Shard
-from esogen.trace import UNDECIDED, Recorder, Trace, first_end
 
 T = TypeVar("T")
 Auto = Literal["auto"]
 
-DEFAULT_BATCH = 16
-"""Rows of a batch unless said, and on a CPU at most; results do not depend on it."""
-MOST_ROWS = 1024
-"""The same on a GPU: more would make one wait longer for the first text."""
 DEFAULT_CANDIDATES = 8
 """Fills made of each combination of lengths unless said."""
 MOST_COMBINATIONS = 64
@@ -85,62 +72,6 @@ def load(
     return LanguageModel(open_checkpoint(model, device=place, dtype=precision), place, asked)
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One finished text.
-
-    `tokens` run up to and including the first end-of-text (with `raw`, over the whole length);
-    `steps` and `log_probs` belong to the same positions: the network call that decided each (-1 for
-    given tokens), and the model's own log-probability then, in nats, before temperature and
-    truncation. `log_prob` is their sum, `nfe` the network calls made for this text, `seconds` the
-    wall time of its batch. Of `drafts` that were verified, `accepted` stood.
-    """
-
-    index: int
-    seed: int
-    text: str
-    tokens: tuple[int, ...]
-    steps: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    log_prob: float
-    nfe: int
-    seconds: float
-    drafts: int = 0
-    accepted: int = 0
-
-    @property
-    def decided(self) -> int:
-        """Tokens that the model decided: all but the given ones."""
-        return sum(step >= 0 for step in self.steps)
-
-    def record(self) -> dict[str, Any]:
-        """What JSON says of this text alone; `LanguageModel.run_fields` are those of its run."""
-        return {
-            "index": self.index,
-            "seed": self.seed,
-            "text": self.text,
-            "tokens": self.tokens,
-            "log_prob": self.log_prob,
-            "nfe": self.nfe,
-            "seconds": self.seconds,
-            "drafts": self.drafts,
-            "accepted": self.accepted,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class SampleSettings:
-    """Everything that decides what is sampled, defaults filled in."""
-
-    length: int
-    seed: int
-    schedule: ScheduleSettings
-    draw: DrawSettings
-    raw: bool = False
-    kv_cache: bool = True
-    drafting: Drafting | None = None
-
-
 class LanguageModel:
     """A network, its tokenizer, and what can be done with them.
 
@@ -162,6 +93,12 @@ class LanguageModel:
     def drawing(self) -> Drawing:
         """What draws."""
         return choose_draw(self.device)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What its runs run on."""
+        network, tokenizer = self.checkpoint.network, self.checkpoint.tokenizer
+        return Engine(network, tokenizer, self.device, self.kernels, self.drawing.by)
 
     @property
     def notes(self) -> Sequence[str]:
@@ -540,10 +477,7 @@ class LanguageModel:
     def infilling(self, settings: InfillSettings) -> Infilling:
         """A run of `infill` over any number of templates, to be driven batch by batch."""
         self._check_family()
-        return Infilling(
-            Engine(self.checkpoint.network, self.checkpoint.tokenizer, self.device, self.kernels),
-            settings,
-        )
+        return Infilling(self.engine, settings)
 
     def batches(
         self,
@@ -553,9 +487,9 @@ class LanguageModel:
         n: int = 1,
         first: int = 0,
         batch_size: int | None = None,
-        drive: Callable[["Batch"], object] | None = None,
+        drive: Callable[[Batch], object] | None = None,
         told: Callable[[str], object] = warnings.warn,
-    ) -> Iterator["Batch"]:
+    ) -> Iterator[Batch]:
         """The batches of samples `first` to `first + n`, each to be driven and then read.
 
         `drive`, where given, is called with each before it is handed on, and must run its `steps`
@@ -567,31 +501,8 @@ class LanguageModel:
         given = self.encode_prompt(prompt, settings.length)
         if batch_size is not None:
             _check_counts(batch_size=batch_size)
-
-        drafted: Lossless | None = None
-
-        def driven(samples: Sequence[int]) -> Batch:
-            nonlocal drafted
-            if settings.drafting and settings.drafting.verifies and not drafted:
-                rest = range(samples[0], first + n)
-                drafted = _lossless(self, given, settings, rest, len(samples))
-            batch = Batch(self, given, settings, range(samples[0], samples[-1] + 1), drafted)
-            try:
-                if drive:
-                    drive(batch)
-            except BaseException:
-                drafted = None  # what is tried again begins anew, with fewer rows
-                raise
-            return batch
-
-        rows = batch_size or self._rows_that_fit(given, settings)
-        return Room(rows, "texts", told).parts(range(first, first + n), driven)
-
-    def _rows_that_fit(self, given: NDArray[np.int64], settings: SampleSettings) -> int:
-        network, plan = self.checkpoint.network, Batch(self, given, settings, range(1)).plan
-        most = MOST_ROWS if self.device.type == "cuda" else DEFAULT_BATCH
-        each = row_bytes(network, plan, cached=settings.kv_cache, drafting=settings.drafting)
-        return rows_that_fit(self.device, each, most)
+        run = Sampling(self.engine, settings, given)
+        return run.batches(range(first, first + n), batch_size, drive=drive, told=told)
 
     def _check_family(self) -> None:
         if self.checkpoint.config.family != "esolm-b":
@@ -611,7 +522,7 @@ class LanguageModel:
         return np.array(ids, np.int64)
 
 
-def _to_the_end(batch: "Batch") -> None:
+def _to_the_end(batch: Batch) -> None:
     for _ in batch.steps():
         pass
 
@@ -620,174 +531,6 @@ def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise UsageError(f"{name} is {value}; it must be at least 1")
-
-
-class Batch:
-    """Some samples of a run, made together: drive `steps` to its end, then read `samples`.
-
-    `indices` are their numbers, `seconds` the wall time that `steps` took.
-    """
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        given: NDArray[np.int64],
-        settings: SampleSettings,
-        samples: range,
-        drafted: Lossless | None = None,
-    ) -> None:
-        self.indices, self.settings = samples, settings
-        self._model, self._drafted = model, drafted
-        self.seconds = 0.0
-        self._given_L = np.zeros(settings.length, np.int64)
-        self._given_L[: len(given)] = given
-        self.plan = _plan(model, len(given), settings, samples)
-        self._recorder = Recorder(self.plan, self._given_L, drafted=drafted is not None)
-
-    def steps(self) -> Iterator[Step]:
-        """Run the network, yielding what each call decided."""
-        began = time.perf_counter()
-        drafted = self._drafted
-        for step in drafted.steps(self.indices) if drafted else self._plain_steps():
-            self._recorder.record(step)
-            yield step
-        self.seconds = time.perf_counter() - began
-
-    def _plain_steps(self) -> Iterator[Step]:
-        return denoise(
-            self._model.checkpoint.network,
-            self.calls(cached=self.settings.kv_cache),
-            self.plan,
-            self.start(),
-            self.settings.draw,
-            end_of_text=self.end_of_text,
-            drawing=self._model.drawing.by,
-        )
-
-    def drafts(self) -> NDArray[np.int64] | None:
-        """Drafts to be verified, `[B, L]` by position, else -1; None if nothing is drafted."""
-        if self._drafted is None:
-            return None
-        drafts_BL = np.full(self.plan.order_BL.shape, UNDECIDED, np.int64)
-        self._drafted.rows.show_drafts(drafts_BL, self.indices.start)
-        return drafts_BL
-
-    def samples(self) -> Iterator[Sample]:
-        """Finished texts, in order; raises `NumericalError` when the network gave no numbers."""
-        trace = self.trace()
-        if not np.isfinite(trace.log_probs_BL).all():
-            raise NumericalError(
-                f"{self._model.checkpoint.name} gave logits that are not finite numbers;"
-                " the weights are broken, or --dtype is too narrow: try fp32"
-            )
-        for row, index in enumerate(self.indices):
-            yield self._sample(trace, row, index)
-
-    def trace(self) -> Trace:
-        """What the steps so far decided, over the whole length of every row."""
-        return self._recorder.finish(end_of_text=self.end_of_text)
-
-    def verify(self) -> Agreement:
-        """This batch again, cached against uncached, shown the same tokens."""
-        network = self._model.checkpoint.network
-        cached, uncached = (Side(network, self.calls(cached=c)) for c in (True, False))
-        return compare(cached, uncached, self.plan, self.start(), self.settings.draw)
-
-    def start(self) -> Progress:
-        """The batch before its first call."""
-        uniforms = [
-            token_uniforms(self.settings.seed, sample, self.settings.length)[:, 0]
-            for sample in self.indices
-        ]
-        return start(
-            self._model.checkpoint.network,
-            self.plan,
-            self._given_L,
-            np.stack(uniforms),
-            self._model.device,
-        )
-
-    def calls(self, *, cached: bool) -> Calls:
-        """Fresh state for a run with the KV cache, or without."""
-        network, kernels = self._model.checkpoint.network, self._model.kernels
-        return calls_for(network, self.plan, cached=cached, kernels=kernels)
-
-    @property
-    def given_L(self) -> NDArray[np.int64]:
-        """Id of the given token at each position `[L]`; what stands elsewhere means nothing."""
-        return self._given_L
-
-    @property
-    def end_of_text(self) -> int | None:
-        """The token behind which nothing is text; None if everything is."""
-        return None if self.settings.raw else self._model.checkpoint.tokenizer.end_of_text
-
-    def _sample(self, trace: Trace, row: int, index: int) -> Sample:
-        tokens = trace.tokens_BL[row]
-        end = len(tokens) if self.end_of_text is None else first_end(tokens, self.end_of_text)
-        ids = tokens[:end].tolist()
-        log_probs = trace.log_probs_BL[row, :end]
-        text_ids = [token for token in ids if token != self.end_of_text]
-        return Sample(
-            index=index,
-            seed=self.settings.seed,
-            text=self._model.checkpoint.tokenizer.decode(text_ids),
-            tokens=tuple(ids),
-            steps=tuple(trace.steps_BL[row, :end].tolist()),
-            log_probs=tuple(log_probs.tolist()),
-            log_prob=float(log_probs.sum()),
-            nfe=int(trace.nfe_B[row]),
-            seconds=self.seconds,
-            drafts=int(trace.rounds[row][:, 0].sum()),
-            accepted=int(trace.rounds[row][:, 1].sum()),
-        )
-
-
-def _lossless(
-    model: LanguageModel,
-    given: NDArray[np.int64],
-    settings: SampleSettings,
-    samples: range,
-    places: int,
-) -> Lossless:
-    """A run that makes these samples, all batches of them, in so many places."""
-    network, drafting = model.checkpoint.network, settings.drafting
-    assert drafting
-    texts = _texts(model, given, settings, samples)
-    rows = Rows.places(places, settings.length, samples.start)
-    calls = draft_calls_for(
-        network, rows, drafting, cached=settings.kv_cache, kernels=model.kernels
-    )
-    end = None if settings.raw else model.checkpoint.tokenizer.end_of_text
-    rule = Rule(settings.draw)
-    return Lossless(network, calls, rows, rule, drafting, waiting=texts, end_of_text=end)
-
-
-def _texts(
-    model: LanguageModel, given: NDArray[np.int64], settings: SampleSettings, samples: range
-) -> Iterator[Text]:
-    ids_L = np.zeros(settings.length, np.int64)
-    ids_L[: len(given)] = given
-    for sample in samples:
-        plan = _plan(model, len(given), settings, range(sample, sample + 1))
-        uniforms_L3 = token_uniforms(settings.seed, sample, settings.length)
-        yield Text(
-            ids_L, np.zeros_like(ids_L), plan.order_BL[0], plan.given, plan.late, uniforms_L3
-        )
-
-
-def _plan(model: LanguageModel, given: int, settings: SampleSettings, samples: range) -> Plan:
-    """Order and counts of these samples, behind so many given tokens."""
-    positions = np.arange(settings.length)
-    plan = plan_for(
-        model.checkpoint.config,
-        settings.schedule,
-        settings.seed,
-        samples,
-        given=positions[:given],
-        blank=positions[given:],
-    )
-    return plan.one_by_one() if settings.drafting else plan
 
 
 def _first(*values: T | None) -> T:

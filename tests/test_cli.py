@@ -35,7 +35,7 @@ from esogen.generate import streams
 from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.verify import Agreement
-from esogen.language_model import Batch, SampleSettings
+from esogen.sampling import Batch, SampleSettings
 from esogen.view.canvas import Decode
 from esogen.visible import counted, one_line, visible
 from tests.calls import Esogen, Result, call, problem

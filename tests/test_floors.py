@@ -20,6 +20,7 @@ FLOORS = {
     "doctor": 7,
     "editor": 7,
     "language_model": 6,
+    "sampling": 5,
     "scoring": 5,
     "view": 5,
     "peers": 4,

@@ -12,8 +12,9 @@ from esogen.checkpoint.folder import save_checkpoint
 from esogen.checkpoint.placement import narrowed
 from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import NumericalError, UsageError
-from esogen.language_model import LanguageModel, Sample, load
+from esogen.language_model import LanguageModel, load
 from esogen.model.config import ModelConfig
+from esogen.sampling import Sample
 from tests.conftest import random_tensors
 
 

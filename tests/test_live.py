@@ -25,7 +25,8 @@ from torch import Tensor
 
 from esogen.checkpoint.folder import Checkpoint
 from esogen.generate.denoise import Step
-from esogen.language_model import Batch, LanguageModel
+from esogen.language_model import LanguageModel
+from esogen.sampling import Batch
 from esogen.trace import UNDECIDED
 from esogen.view import theme
 from esogen.view.canvas import roles

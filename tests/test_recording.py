@@ -12,7 +12,8 @@ import pytest
 
 from esogen.cli import main, sample
 from esogen.cli.progress import drive
-from esogen.language_model import Batch, LanguageModel, load
+from esogen.language_model import LanguageModel, load
+from esogen.sampling import Batch
 from esogen.trace import UNDECIDED
 from esogen.trace_file import TraceFile
 from esogen.view.tape import Tape

@@ -20,11 +20,12 @@ from esogen.checkpoint.folder import Checkpoint
 from esogen.checkpoint.memory import Room, free_bytes, rows_that_fit
 from esogen.cli import main
 from esogen.errors import EsogenError
-from esogen.language_model import LanguageModel, Sample
+from esogen.language_model import LanguageModel
 from esogen.model.attention import Attend
 from esogen.model.cache import KVCache
 from esogen.model.network import EVERYTHING, Network
 from esogen.peers.family import WIDTHS_OF_A_TOKEN, row_bytes
+from esogen.sampling import Batch, Sample
 from esogen.scoring.defaults import settings_for
 from esogen.scoring.score import Document, score_documents
 
@@ -52,7 +53,7 @@ def with_room(checkpoint: Checkpoint, rows: int) -> Checkpoint:
     return replace(checkpoint, network=network.eval())
 
 
-def drive(batch: language_model.Batch) -> None:
+def drive(batch: Batch) -> None:
     for _ in batch.steps():
         pass
 

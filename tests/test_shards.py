@@ -17,8 +17,9 @@ import pytest
 from esogen.cli import sample
 from esogen.cli.progress import Audience, drive
 from esogen.errors import EsogenError, UsageError
-from esogen.language_model import Batch, LanguageModel, load
+from esogen.language_model import LanguageModel, load
 from esogen.ranks import Ranks
+from esogen.sampling import Batch
 from esogen.shards import Shard
 from esogen.view.canvas import Decode
 from tests.calls import Esogen, Result, call, problem

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from esogen.bench.program import run
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.generate.verify import Agreement, RowByRow, Side, compare
-from esogen.language_model import Batch, LanguageModel, load
+from esogen.language_model import LanguageModel, load
+from esogen.sampling import Batch
 
 SETTINGS = ((1.0, 32), (1.0, 128), (0.25, 64))
 """alpha_0 and steps."""

@@ -23,8 +23,9 @@ from esogen.bench.program import run
 from esogen.bench.two_samples import p_value
 from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.resolve import DEFAULT_MODEL
-from esogen.language_model import Batch, LanguageModel, SampleSettings, load
+from esogen.language_model import LanguageModel, load
 from esogen.likelihood import Ids, log_probs
+from esogen.sampling import Batch, SampleSettings
 
 ONE_BY_ONE = {"steps": 2**31 - 1}
 """So many steps that no two tokens share one."""

@@ -7,7 +7,8 @@ import torch
 
 from esogen.bench.figures import Figure, interleaved
 from esogen.generate.draw import draw
-from esogen.language_model import Batch, LanguageModel
+from esogen.language_model import LanguageModel
+from esogen.sampling import Batch
 
 LENGTH, STEPS = 256, 128
 

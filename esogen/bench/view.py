@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from esogen.bench.figures import Figure, interleaved
-from esogen.language_model import Batch, LanguageModel
+from esogen.language_model import LanguageModel
+from esogen.sampling import Batch
 from esogen.view.live import Look, watch
 from esogen.view.screen import Screen
 from esogen.view.theme import THEMES

@@ -18,7 +18,7 @@ from esogen.shards import Shard
 from esogen.visible import visible
 
 if TYPE_CHECKING:
-    from esogen.language_model import Sample
+    from esogen.sampling import Sample
 
 STDOUT = Path("-")
 SEPARATOR = "---"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from esogen.cli.infill_run import Run as InfillRun
     from esogen.cli.sample import Run
     from esogen.generate.fill import Row
-    from esogen.language_model import Batch
     from esogen.ranking.infilling import InfillBatch
+    from esogen.sampling import Batch
     from esogen.trace_file import Header, RecordedText, TraceWriter
 
 

@@ -31,7 +31,8 @@ from esogen.visible import counted
 
 if TYPE_CHECKING:
     from esogen.generate.verify import Agreement
-    from esogen.language_model import Batch, LanguageModel, Sample, SampleSettings
+    from esogen.language_model import LanguageModel
+    from esogen.sampling import Batch, Sample, SampleSettings
 
 TOLERANCE = 1e-4
 """How far log-probabilities may differ with and without the cache, in nats, at float32."""
@@ -95,7 +96,7 @@ def sample(
     """
 
     def settings(lm: "LanguageModel") -> "SampleSettings":
-        from esogen.language_model import DEFAULT_BATCH
+        from esogen.sampling import DEFAULT_BATCH
 
         if verify and "kv_cache" in lm.unused:
             raise UsageError(

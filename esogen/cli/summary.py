@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from esogen.generate.drafting import Drafting
     from esogen.generate.draw import DrawSettings
     from esogen.generate.plan import ScheduleSettings
-    from esogen.language_model import LanguageModel, Sample, SampleSettings
+    from esogen.language_model import LanguageModel
+    from esogen.sampling import Sample, SampleSettings
 
 
 @dataclass(slots=True)

@@ -19,19 +19,18 @@ from itertools import islice, takewhile, tee
 from typing import overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from esogen.checkpoint.memory import Room
-from esogen.checkpoint.tokenizer import Tokenizer
 from esogen.errors import NumericalError
+from esogen.generate.batches import batches
 from esogen.generate.denoise import Step
 from esogen.generate.draft_calls import Calls as DraftCalls
 from esogen.generate.draft_calls import PrefixedDrafts, UncachedDrafts
 from esogen.generate.draft_rows import Rows, Text
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import DrawSettings
+from esogen.generate.engine import Engine
 from esogen.generate.fill import (
     Canvas,
     FillCalls,
@@ -48,8 +47,6 @@ from esogen.generate.plan import Plan, ScheduleSettings, make_plan
 from esogen.generate.streams import token_uniforms
 from esogen.generate.template import BLANK, Layout, Tokens, layouts
 from esogen.generate.verify import Agreement
-from esogen.model.attention import Kernels
-from esogen.model.network import Network
 from esogen.ranking.scores import LEFT_TO_RIGHT, Order, best, scores
 
 FREE, BEGINS_WORD = 0, 1
@@ -73,6 +70,10 @@ class InfillSettings:
     order: Order = LEFT_TO_RIGHT
     kv_cache: bool = True
     drafting: Drafting | None = None
+
+    def rule(self, engine: Engine) -> Rule:
+        """How a run on this engine draws."""
+        return Rule(self.draw, engine.allowed(end=self.end_allowed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,32 +139,6 @@ class Filled:
 
     def __getitem__(self, rank: int | slice) -> Candidate | tuple[Candidate, ...]:
         return self.candidates[rank]
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What fills: a network, its tokenizer, where they are and what attends."""
-
-    network: Network
-    tokenizer: Tokenizer
-    device: torch.device
-    kernels: Kernels
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest text."""
-        return self.network.config.model_length
-
-    def allowed(self, *, end: bool) -> Tensor:
-        """Tokens that may be drawn, bool `[2, V]`, for positions that are free or begin a word."""
-        begins_V = torch.from_numpy(self.tokenizer.begins_word)
-        allowed_CV = torch.stack([torch.ones_like(begins_V), begins_V])
-        allowed_CV[:, self.tokenizer.end_of_text] = end
-        return allowed_CV.to(self.device)
-
-    def rule(self, settings: InfillSettings) -> Rule:
-        """How a run draws."""
-        return Rule(settings.draw, self.allowed(end=settings.end_allowed))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -247,7 +222,7 @@ class InfillBatch:
         network, rows = self._engine.network, self.rows
         canvas = start_canvas(network, rows, self._engine.device)
         calls = self.calls(canvas, cached=self.settings.kv_cache)
-        return fill(network, calls, rows, canvas, self._engine.rule(self.settings))
+        return fill(network, calls, rows, canvas, self.settings.rule(self._engine))
 
     def drafts(self) -> NDArray[np.int64] | None:
         """Drafts to be verified, `[B, L]` by position, else -1; None if nothing is drafted."""
@@ -262,7 +237,7 @@ class InfillBatch:
         """This batch again, cached against uncached, shown the same tokens."""
         network, rows = self._engine.network, self.rows
         canvas = start_canvas(network, rows, self._engine.device)
-        rule = self._engine.rule(self.settings)
+        rule = self.settings.rule(self._engine)
         return agreement(network, self.calls(canvas, cached=True), rows, canvas, rule)
 
     def calls(self, canvas: Canvas, *, cached: bool) -> FillCalls:
@@ -372,25 +347,22 @@ class Infilling:
         """
         numbered, ahead = tee(enumerate(self._tasks(templates)))
         drafting = self.settings.drafting
-        drafted: Lossless | None = None
 
-        def driven(part: Sequence[tuple[int, _Task]]) -> InfillBatch:
-            nonlocal drafted
-            first, tasks = part[0][0], [task for _, task in part]
-            if drafting and drafting.verifies and not drafted:
-                waiting = (task.row for _, task in copy(ahead))
-                drafted = self._drafted(drafting, waiting, len(part), first)
-            batch = InfillBatch(self.engine, self.settings, tasks, first, drafted)
-            try:
-                if drive:
-                    drive(batch)
-            except BaseException:
-                drafted = None  # what is tried again begins anew, with fewer rows
-                raise
-            deque(islice(ahead, len(part)), maxlen=0)  # they are done
-            return batch
+        def begin(part: Sequence[tuple[int, _Task]]) -> Lossless:
+            assert drafting
+            waiting = (task.row for _, task in copy(ahead))
+            return self._drafted(drafting, waiting, len(part), part[0][0])
 
-        return Room(batch_size, "candidates", told).parts(numbered, driven)
+        room, verifies = Room(batch_size, "candidates", told), drafting and drafting.verifies
+        for batch in batches(
+            numbered, room, self._batch, begin=begin if verifies else None, drive=drive
+        ):
+            deque(islice(ahead, len(batch.tasks)), maxlen=0)  # they are done
+            yield batch
+
+    def _batch(self, part: Sequence[tuple[int, _Task]], drafted: Lossless | None) -> InfillBatch:
+        tasks = [task for _, task in part]
+        return InfillBatch(self.engine, self.settings, tasks, part[0][0], drafted)
 
     def _drafted(
         self, drafting: Drafting, rows: Iterator[Row], places: int, first: int
@@ -401,7 +373,7 @@ class Infilling:
         calls: DraftCalls = UncachedDrafts(network, places, engine.device)
         if settings.kv_cache:
             calls = PrefixedDrafts(network, places, longest, drafting, engine.kernels)
-        empty, rule = Rows.places(places, longest, first), engine.rule(settings)
+        empty, rule = Rows.places(places, longest, first), settings.rule(engine)
         return Lossless(network, calls, empty, rule, drafting, waiting=map(_text, rows))
 
     def check(self, tokens: Tokens) -> int:
