@@ -157,7 +157,7 @@ class LanguageModel:
             raw=raw,
             kv_cache=kv_cache,
         )
-        _check_counts(num_samples=n, best_of=best_of)
+        self.check_texts(n, best_of)
         return self._texts(prompt, settings, range(n), best_of, batch_size)
 
     def sample_to(
@@ -177,7 +177,7 @@ class LanguageModel:
         `torchrun` says unless given. `settings` are those of `self.settings`, with a seed: another
         process, or the next run, must come with the same. Raises as `shards.Shard` does.
         """
-        _check_counts(num_samples=n, best_of=best_of)
+        self.check_texts(n, best_of)
         described = self.describe(prompt, settings, best_of)
         with Shard(Path(folder), described, n, ranks or Ranks.here(), free=["command"]) as shard:
             fields = self.run_fields(settings)
@@ -217,6 +217,14 @@ class LanguageModel:
             "raw": settings.raw,
             "kv_cache": settings.kv_cache,
         }
+
+    def check_texts(self, n: int, best_of: int) -> None:
+        """Raise `UsageError` where so many texts cannot be made, each the best of so many."""
+        _check_counts(num_samples=n, best_of=best_of)
+        try:
+            check_used(self.checkpoint.config.family, {"best_of": best_of if best_of > 1 else None})
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
     def _texts(
         self,
@@ -392,6 +400,7 @@ class LanguageModel:
         read left to right, or by the bound over `orders` random orders. The rest is as in `sample`.
         Raises `UsageError` for a template that cannot be filled and for values out of range.
         """
+        _check_counts(batch_size=batch_size)
         run = self.infilling(
             self.infill_settings(
                 self.settings(
@@ -460,7 +469,7 @@ class LanguageModel:
             raise UsageError(f"length is {length}; this model takes 1 to {longest} tokens")
         else:
             read = whole(starts_with, ends_with, length, tokenizer)
-        return fix_words(tokenise(read, tokenizer), fix, tokenizer)
+        return fix_words(tokenise(read, tokenizer), fix, tokenizer, longest)
 
     def revise_template(
         self, draft: str, *, share: float, seed: int = 0, keep: Sequence[str] = ()

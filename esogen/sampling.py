@@ -26,6 +26,7 @@ from esogen.generate.lossless import Lossless
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.streams import token_uniforms
 from esogen.generate.verify import Agreement, Side, compare
+from esogen.model.network import Network
 from esogen.peers.family import calls_for, plan_for, row_bytes
 from esogen.trace import UNDECIDED, Recorder, Trace, first_end
 
@@ -106,7 +107,7 @@ class Batch:
         drafted: Lossless | None = None,
     ) -> None:
         self.indices, self.settings = samples, settings
-        self._engine, self._drafted = engine, drafted
+        self._engine, self._given, self._drafted = engine, given, drafted
         self.seconds = 0.0
         self._given_L = np.zeros(settings.length, np.int64)
         self._given_L[: len(given)] = given
@@ -157,10 +158,16 @@ class Batch:
         return self._recorder.finish(end_of_text=self.end_of_text)
 
     def verify(self) -> Agreement:
-        """This batch again, cached against uncached, shown the same tokens."""
-        network = self._engine.network
-        cached, uncached = (Side(network, self.calls(cached=c)) for c in (True, False))
-        return compare(cached, uncached, self.plan, self.start(), self.settings.draw)
+        """This batch again, cached against uncached, shown the same tokens.
+
+        As many rows at once as free memory has room for without the cache.
+        """
+        engine, numbers = self._engine, self.indices
+        each = row_bytes(engine.network, self.plan, cached=False)
+        rows = rows_that_fit(engine.device, each, len(numbers))
+        parts = (numbers[first : first + rows] for first in range(0, len(numbers), rows))
+        batches = (Batch(engine, self.settings, self._given, part) for part in parts)
+        return sum((_agreement(engine.network, batch) for batch in batches), Agreement())
 
     def start(self) -> Progress:
         """The batch before its first call."""
@@ -212,6 +219,11 @@ class Batch:
         )
 
 
+def _agreement(network: Network, batch: Batch) -> Agreement:
+    cached, uncached = (Side(network, batch.calls(cached=cached)) for cached in (True, False))
+    return compare(cached, uncached, batch.plan, batch.start(), batch.settings.draw)
+
+
 class Sampling:
     """A run of samples behind given tokens: its `batches` are driven and read one by one."""
 
@@ -237,19 +249,15 @@ class Sampling:
             drive=drive,
         )
 
-    def _batch(self, samples: Sequence[int], drafted: Lossless | None = None) -> Batch:
+    def _batch(self, samples: Sequence[int], drafted: Lossless | None) -> Batch:
         numbers = range(samples[0], samples[-1] + 1)
         return Batch(self._engine, self._settings, self._given, numbers, drafted)
 
     def _rows_that_fit(self) -> int:
         engine, settings = self._engine, self._settings
         most = MOST_ROWS if engine.device.type == "cuda" else DEFAULT_BATCH
-        each = row_bytes(
-            engine.network,
-            self._batch([0]).plan,
-            cached=settings.kv_cache,
-            drafting=settings.drafting,
-        )
+        plan = _plan(engine, settings, len(self._given), range(1))
+        each = row_bytes(engine.network, plan, cached=settings.kv_cache, drafting=settings.drafting)
         return rows_that_fit(engine.device, each, most)
 
     def _begin(self, part: Sequence[int], stop: int) -> Lossless:

@@ -416,3 +416,117 @@ def test_another_template_may_be_taken_up_and_undone(session: Session, lm: Langu
     session.undo()
     assert session.current_number == first
     holds_what_it_says(session)
+
+
+# Words that are fixed inside a blank
+
+
+def with_fixed(lm: LanguageModel, *words: str) -> Session:
+    settings = lm.infill_settings(lm.settings(seed=1, steps=3, alpha_0=0.5), n=2)
+    session = Session(lm, settings)
+    drain(session.open(lm.read_template("The [MASK:4] sat on [MASK:2].", fix=words)))
+    return session
+
+
+def fixed(session: Session, number: int) -> dict[int, int]:
+    """Tokens of a blank that are given, by their place in it."""
+    state = session.current
+    return {
+        place: int(state.tokens_L[position])
+        for place, position in enumerate(state.blank(number))
+        if state.layout.ids_L[position] != BLANK
+    }
+
+
+def test_fixed_words_stay_whatever_is_changed_around_them(lm: LanguageModel) -> None:
+    start = begun(lm, "The [MASK:4] sat on [MASK:2].").current.blank(1)[0]
+    session = with_fixed(lm, f"{start + 2}:the")
+    before = fixed(session, 1)
+    assert [*before] == [2]
+    commands = Commands(session, lm.read_template, print)
+    for line in ("reroll", "reroll 1", "length 1 6", "length 2 4", "reroll", "length 1 3"):
+        drain(commands.run(line))
+        assert fixed(session, 1) == before, line
+        assert BLANK not in session.current.tokens_L
+        holds_what_it_says(session)
+    drain(commands.run("blank sat"))
+    assert fixed(session, 1) == before
+    assert fixed(session, 2) == {}
+    drain(commands.run("reroll"))
+    assert fixed(session, 1) == before
+
+
+def test_a_blank_does_not_become_too_short_for_a_fixed_word(lm: LanguageModel) -> None:
+    start = begun(lm, "The [MASK:4] sat on [MASK:2].").current.blank(1)[0]
+    session = with_fixed(lm, f"{start + 2}:the")
+    with pytest.raises(UsageError, match="token 3 of the blank is a fixed word"):
+        session.resize(1, 2)
+
+
+def test_where_all_is_fixed_nothing_is_decided_again(lm: LanguageModel) -> None:
+    start = begun(lm, "The [MASK:4] sat on [MASK:2].").current.blank(2)[0]
+    session = with_fixed(lm, f"{start}:the", f"{start + 1}:the")
+    with pytest.raises(UsageError, match="locked or fixed"):
+        session.reroll(2)
+
+
+# What came up in use
+
+
+def test_an_interrupted_candidate_leaves_the_one_that_was_there(session: Session) -> None:
+    drain(session.reroll(1))
+    here, text = session.current_number, session.current.tokens_L.copy()
+    steps = session.next()
+    next(steps)
+    assert isinstance(steps, Generator)
+    steps.close()
+    assert session.current_number == here
+    assert (session.current.tokens_L == text).all()
+    holds_what_it_says(session)
+
+
+def test_a_branch_where_nothing_is_decided_is_told(session: Session) -> None:
+    session.go_to(0)
+    with pytest.raises(UsageError, match="nothing is decided there yet"):
+        session.branch(session.current.blank(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("write it's.txt", "write takes the name of one file"),
+        ("write a b", "write takes the name of one file"),
+        (f"goto {'9' * 5000}", "give a whole number"),
+        ("length 1 1000000000", "give a whole number"),
+        ("length 1 999999999", "there is room for"),
+    ],
+)
+def test_what_no_command_can_take_is_told(
+    session: Session, lm: LanguageModel, line: str, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        Commands(session, lm.read_template, print).run(line)
+
+
+def test_a_long_history_is_shown_whole(session: Session) -> None:
+    position = session.current.blank(1)[0]
+    for turn in range(1200):
+        session.lock([position], locked=turn % 2 == 0)
+    lines = tree(session).splitlines()
+    assert len(lines) == len(session.states)
+    assert lines[-1].startswith("> 1201 " + "  " * 1201)
+
+
+def test_a_resumed_session_goes_on_with_its_own_seed(
+    session: Session, lm: LanguageModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "work.json"
+    work_file.write(path, session, "tiny")
+    other = Session(lm, lm.infill_settings(lm.settings(seed=99), n=2, orders=3))
+    work_file.resume(work_file.read(path, "tiny"), other, path)
+    assert (other.settings.seed, other.settings.order.seed) == (1, 1)
+    drain(session.reroll(1))
+    drain(other.reroll(1))
+    assert (session.current.tokens_L == other.current.tokens_L).all()
+    with pytest.raises(EsogenError, match="goes on with --seed 1; leave out --seed 99"):
+        work_file.read(path, "tiny", 99)

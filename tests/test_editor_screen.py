@@ -159,3 +159,8 @@ def test_the_text_may_be_edited_again_and_the_change_undone(typist: Typist) -> N
     assert typist.session.states[-1].what == "template"
     assert "Meow." in typist.session.states[-1].text(typist.session.engine.tokenizer)
     assert typist.session.current_number == 1
+
+
+def test_a_selection_ends_with_the_text_it_was_made_in(typist: Typist) -> None:
+    typist.press(TEMPLATE, FILL, RIGHT, "v", "R", "u", "v", "u", "b", "q")
+    assert typist.screen.anchor is None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from esogen.checkpoint.folder import Checkpoint
 from esogen.errors import UsageError
-from esogen.generate.draw import DrawSettings
+from esogen.generate.draw import Drawn, DrawSettings, draw
 from esogen.generate.fill import Row, Rule, agreement, fill, prefilled, start
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.streams import token_uniforms
@@ -63,6 +63,26 @@ def rows_of(lm: LanguageModel, rule: ScheduleSettings, templates: Sequence[str])
 def anything(lm: LanguageModel) -> Rule:
     engine = lm.infilling(lm.infill_settings(lm.settings(seed=0))).engine
     return Rule(DrawSettings(top_p=0.9), engine.allowed(end=True))
+
+
+def test_fills_are_drawn_by_what_draws_on_the_device(lm: LanguageModel) -> None:
+    drawn: list[int] = []
+
+    def drawing(logits_KV: Tensor, uniforms_K: Tensor, settings: DrawSettings) -> Drawn:
+        drawn.append(len(uniforms_K))
+        return draw(logits_KV, uniforms_K, settings)
+
+    settings = lm.infill_settings(lm.settings(seed=0), n=2)
+    tokens = lm.read_template("The [MASK:3] sat.")
+    wanted = lm.infilling(settings).carry_out([tokens], 4)
+    counted = Infilling(replace(lm.infilling(settings).engine, draw=drawing), settings)
+    assert list(counted.carry_out([tokens], 4)) == list(wanted)
+    assert sum(drawn) == 6
+
+
+def test_a_batch_of_no_rows_is_refused(lm: LanguageModel) -> None:
+    with pytest.raises(UsageError, match="batch_size is 0; it must be at least 1"):
+        lm.infill("The [MASK:3] sat.", batch_size=0)
 
 
 class Counting(Network):

@@ -230,6 +230,22 @@ def test_what_was_left_is_resumed(infill: Esogen, tmp_path: Path) -> None:
     assert "cat." in (tmp_path / "work.previous.json").read_text()
 
 
+def test_an_edit_is_resumed_with_its_own_seed(infill: Esogen, tmp_path: Path) -> None:
+    work = tmp_path / "work.json"
+    plain(infill, work, "The [MASK:2] cat.", commands="reroll\n")
+    words = ("--plain", "--work", str(work), "--resume")
+    assert "leave out --seed 7" in problem(infill(*words, "--seed", "7"), 1)
+    assert infill(*words, stdin=b"accept\n").code == 0
+
+
+def test_what_was_typed_is_in_the_working_file_before_it_is_filled(
+    infill: Esogen, tmp_path: Path
+) -> None:
+    work = tmp_path / "work.json"
+    problem(plain(infill, work, "The [MASK:999] cat.", commands=""), 2)
+    assert json.loads(work.read_text())["typed"] == "The [MASK:999] cat."
+
+
 @pytest.mark.parametrize("held", ["Dear diary,", '{"title": "a letter"}', "[]", None])
 def test_what_is_no_working_file_is_left_as_it_is(
     infill: Esogen, held: str | None, tmp_path: Path

@@ -513,6 +513,7 @@ FLAGS = {
     "schedule": ["--schedule=blocks"],
     "kv_cache": ["--no-kv-cache"],
     "draft": ["--draft=3"],
+    "best_of": ["--best-of=2"],
 }
 
 

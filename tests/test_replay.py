@@ -19,10 +19,12 @@ import pytest
 
 from esogen.checkpoint.folder import Checkpoint
 from esogen.checkpoint.tokenizer import Tokenizer
+from esogen.cli.replay import player_of
 from esogen.trace_file import TraceFile
 from esogen.view.canvas import Pieces
+from esogen.view.export import Reel
 from esogen.view.flow import Line
-from esogen.view.player import JUMP, SPEEDS, Player
+from esogen.view.player import JUMP, SPEEDS, Keyboard, Player
 from esogen.view.stage import Size, Stage
 from esogen.view.tape import Tape
 from tests.calls import call
@@ -241,6 +243,23 @@ def test_speed_makes_time_pass_faster(player: Player) -> None:
         player.press("-")
     assert player.speed == SPEEDS[0]
     assert "0.125×" in shown(player)
+
+
+def test_a_replay_at_twice_the_speed_takes_half_the_time(
+    trace: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    def seconds(speed: float) -> float:
+        file = TraceFile(trace)
+        texts = [*file]
+        reel = Reel(file.header, texts, tiny_tokenizer, speed=speed)
+        player, taken = player_of(reel, texts), 0.0
+        while player.due is not None:
+            taken += player.due
+            player.advance(player.due + 1e-9)
+        return taken
+
+    assert seconds(2.0) == pytest.approx(seconds(1.0) / 2, rel=1e-3)
+    assert seconds(1.0) > 0
 
 
 def test_keys_step_and_jump_within_the_text_and_pause(player: Player) -> None:
@@ -477,3 +496,17 @@ def test_the_help_names_every_flag() -> None:
     assert code == 0
     for flag in ("--export", "--text", "--step", "--live", "--speed", "--theme", "--color-by"):
         assert flag in stdout
+
+
+def test_a_key_that_arrives_in_pieces_is_one_key() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        with Keyboard(theirs) as keyboard:
+            found: list[str] = []
+            for piece in (b"\x1b[", b"C", b"\x1b", b"[5", b"~", b"a"):
+                os.write(ours, piece)
+                found += keyboard.pressed(1.0)
+        assert found == ["\x1b[C", "\x1b[5~", "a"]
+    finally:
+        os.close(ours)
+        os.close(theirs)

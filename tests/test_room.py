@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from esogen.checkpoint.folder import Checkpoint
 from esogen.checkpoint.memory import Room, free_bytes, rows_that_fit
 from esogen.cli import main
 from esogen.errors import EsogenError
+from esogen.generate.verify import Agreement, compare
 from esogen.language_model import LanguageModel
 from esogen.model.attention import Attend
 from esogen.model.cache import KVCache
@@ -186,6 +188,26 @@ def test_the_batch_is_as_large_as_free_memory_has_room_for(
         monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
         sizes = [len(batch.indices) for batch in lm.batches("", settings, n=32)]
         assert sizes == [wanted] * (32 // wanted)
+
+
+def test_a_comparison_without_the_cache_takes_as_many_rows_as_that_has_room_for(
+    tiny_checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = LanguageModel(tiny_checkpoint, CPU)
+    batch = next(lm.batches("", lm.settings(seed=0), n=7))
+    compared: list[int] = []
+
+    def counted(*how: Any) -> Agreement:
+        compared.append(len(how[3].rows))
+        return compare(*how)
+
+    monkeypatch.setattr("esogen.sampling.compare", counted)
+    whole = batch.verify()
+    each = row_bytes(tiny_checkpoint.network, batch.plan, cached=False)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 4 * each)
+    parts = batch.verify()
+    assert compared == [7, 3, 3, 1]
+    assert (parts.draws, parts.unexplained) == (whole.draws, whole.unexplained)
 
 
 @pytest.mark.parametrize("cached", [True, False])

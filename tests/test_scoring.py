@@ -574,6 +574,13 @@ def test_gains_of_a_long_text_are_those_of_its_windows(lm: LanguageModel) -> Non
     )
 
 
+def test_more_likeliest_tokens_than_there_are_is_refused(lm: LanguageModel) -> None:
+    tokens = lm.checkpoint.config.vocab_size
+    assert lm.score("The cat.", best=tokens).best_LN is not None
+    with pytest.raises(UsageError, match=f"best is {tokens + 1}; it must be from 0 to {tokens}"):
+        lm.score("The cat.", best=tokens + 1)
+
+
 def test_the_least_expected_words_come_first_with_what_the_model_would_have_said(
     lm: LanguageModel,
 ) -> None:

@@ -175,7 +175,7 @@ def test_a_filled_text_repeats_what_is_given_byte_for_byte(tiny_tokenizer: Token
 
 
 def test_fixed_words_stand_where_they_were_put(tiny_tokenizer: Tokenizer) -> None:
-    tokens = fix(read("The [MASK:3] sat.", tiny_tokenizer), ["2:cat", "3:,"], tiny_tokenizer)
+    tokens = fix(read("The [MASK:3] sat.", tiny_tokenizer), ["2:cat", "3:,"], tiny_tokenizer, 16)
     (layout,) = layouts(tokens, 64, 1)
     start = layout.starts[0]
     assert start == 1
@@ -193,6 +193,7 @@ def test_fixed_words_stand_where_they_were_put(tiny_tokenizer: Tokenizer) -> Non
         ("The [MASK:3]", ["0:cat"], "position 0 is the given text 'The'; blanks stand at 1-3"),
         ("The [MASK:3]", ["1:cat", "1:the"], "--fix 1:the contradicts another word at position 1"),
         ("The [MASK:3]", ["1:catapult"], "'catapult' is [0-9] tokens"),
+        ("The [MASK:999999999]", ["0:cat"], "the blanks have 999999999 tokens"),
         ("The [MASK:2-3]", ["1:cat"], "--fix needs positions that do not move"),
     ],
 )
@@ -200,7 +201,7 @@ def test_words_that_cannot_be_fixed_are_refused(
     tiny_tokenizer: Tokenizer, text: str, words: list[str], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        fix(read(text, tiny_tokenizer), words, tiny_tokenizer)
+        fix(read(text, tiny_tokenizer), words, tiny_tokenizer, 16)
 
 
 def test_two_ends_and_a_length_make_one_blank(tiny_tokenizer: Tokenizer) -> None:

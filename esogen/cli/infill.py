@@ -133,7 +133,7 @@ def infill(
     around = Around(tuple(fix or ()), starts_with, ends_with, length)
     given = Given(tuple(template or ()), file)
     drawn_in = UNPAINTED if colors_refused(no_color=no_color) else THEMES[theme]
-    ways = Ways(jsonl, revise, tuple(keep or ()), plain, resume, work)
+    ways = Ways(jsonl, revise, tuple(keep or ()), plain, resume, work, seed)
     make = partial(Setup, model, device, dtype, attention, batch_size, top, settings=settings)
     with audience(console, live=live, theme=drawn_in, color_by=color_by) as who:
         place = Place(output, trace, Form(format, top), who)
@@ -159,6 +159,7 @@ class Ways:
     plain: bool
     resume: bool
     work: Path | None
+    seed: int | None
 
 
 def _go(
@@ -171,7 +172,7 @@ def _go(
             fill_lines(make(template=((), None)), lines, place, around.tokens)
         return None
     if ways.plain or ways.resume or given.nothing(around):
-        desk = Desk(ways.work or default_work_file(), plain=ways.plain, resume=ways.resume)
+        desk = Desk(ways.work or default_work_file(), ways.plain, ways.resume, ways.seed)
         text = given.template(console, plain=ways.plain)
         edit(make(template=((), None)), desk, place, text, around.tokens)
         return None

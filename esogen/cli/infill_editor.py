@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """Where the working file is, and how the editor is worked."""
+    """Where the working file is, how the editor is worked, and the seed if one was asked for."""
 
     work: Path
     plain: bool
     resume: bool
+    seed: int | None
 
 
 def default_work_file() -> Path:
@@ -61,7 +62,7 @@ def _at(
     session, typed = Session(run.lm, run.settings), text
     name = run.lm.checkpoint.name
     if desk.resume:
-        value = work_file.read(desk.work, name)
+        value = work_file.read(desk.work, name, desk.seed)
         work_file.resume(value, session, desk.work)
         typed = str(value.get("typed", ""))
     else:
@@ -90,6 +91,7 @@ def _plain(commands: "Commands", typed: str, save: Callable[[str], None]) -> tup
     if not session.states:
         if not typed:
             raise UsageError("--plain needs a TEMPLATE, or --file, or --resume; give one")
+        save(typed)  # from here on there is something to resume
         for _ in session.open(commands.read(typed)):
             pass
         save("")
@@ -107,4 +109,5 @@ def _screen(
     from esogen.editor.screen import Screen
 
     screen = Screen(commands, typed=typed, history=desk.work.with_name("history"), save=save)
+    save(typed)
     return screen.application().run()

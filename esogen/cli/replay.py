@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from esogen.checkpoint.tokenizer import Tokenizer
     from esogen.trace_file import RecordedText, TraceFile
     from esogen.view.export import Reel
+    from esogen.view.player import Player
     from esogen.view.theme import Theme
 
 SUFFIXES = (".svg", ".html", ".cast", ".gif", ".txt")
@@ -250,12 +251,12 @@ def _play(
     reel: "Reel", texts: _Chosen, console: Console, *, model: str | None, no_color: bool
 ) -> None:
     """Play, then say which command made it, and whether it still does."""
-    from esogen.view.player import Player, play
+    from esogen.view.player import play
     from esogen.view.screen import Screen
     from esogen.view.stage import Painter
 
     looks = _looks(reel, no_color=no_color)
-    player = Player(lambda number: reel.tape(texts[number]), len(texts), reel.stage(), reel.speed)
+    player = player_of(reel, texts)
     with (
         audience(console, live=True, theme=looks, color_by=reel.color_by) as who,
         _keyboard() as keyboard,
@@ -268,6 +269,14 @@ def _play(
             f"the weights of {model or reel.header.model} are now {found}, and were"
             f" {reel.header.revision}: the command gives other texts"
         )
+
+
+def player_of(reel: "Reel", texts: "_Chosen | Sequence[RecordedText]") -> "Player":
+    """What plays these texts, as fast as the reel says."""
+    from esogen.view.player import Player
+
+    even = replace(reel, speed=1.0)  # the player itself goes faster or slower
+    return Player(lambda number: even.tape(texts[number]), len(texts), reel.stage(), reel.speed)
 
 
 def _revision(name: str) -> str:

@@ -103,6 +103,7 @@ def sample(
                 "--verify compares runs with and without the KV cache, and a model of the family"
                 f" {lm.checkpoint.config.family} has none; leave it out"
             )
+        lm.check_texts(n, best_of)
         return lm.settings(
             length=length,
             steps=steps,

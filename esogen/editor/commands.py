@@ -131,10 +131,13 @@ class Commands:
         return self.session.open(self.read(rest))
 
     def _write(self, rest: str) -> None:
-        words = shlex.split(rest)
-        if len(words) != 1:
-            raise UsageError("write takes the name of one file")
-        path = Path(words[0])
+        try:
+            (name,) = shlex.split(rest)
+        except ValueError as error:
+            raise UsageError(
+                'write takes the name of one file; put one with spaces or quotes into "..."'
+            ) from error
+        path = Path(name)
         try:
             with replacing(path) as scratch:
                 scratch.write_text(self._text() + "\n", encoding="utf-8", newline="")
@@ -191,24 +194,26 @@ def rendered(state: State, session: Session) -> str:
 def tree(session: Session) -> str:
     """All states, indented under the one each was made from; the current one is marked."""
     lines: list[str] = []
-
-    def add(number: int, depth: int) -> None:
+    children: dict[int | None, list[int]] = {}
+    for each in session.states:
+        children.setdefault(each.parent, []).append(each.number)
+    rest = [(number, 0) for number in reversed(children.get(None, []))]
+    while rest:
+        number, depth = rest.pop()
         state = session.states[number]
         mark = ">" if number == session.current_number else " "
         text = state.text(session.engine.tokenizer)
         lines.append(f"{mark} {number:>3} {'  ' * depth}{state.what}: {text!r}")
-        for each in session.states:
-            if each.parent == number:
-                add(each.number, depth + 1)
-
-    for each in session.states:
-        if each.parent is None:
-            add(each.number, 0)
+        rest += [(child, depth + 1) for child in reversed(children.get(number, []))]
     return "\n".join(lines)
 
 
+_DIGITS = 9
+"""Of the largest number that a command takes; no text has that many of anything."""
+
+
 def _number(word: str, what: str) -> int:
-    if not (word.isascii() and word.isdigit()):
+    if not (word.isascii() and word.isdigit() and len(word) <= _DIGITS):
         raise UsageError(f"{word!r} is not {what}; give a whole number")
     return int(word)
 

@@ -351,7 +351,7 @@ class Screen:
 
     def _start(self, event: KeyPressEvent, make: Callable[[], Steps]) -> None:
         """Begin something; the network works in a thread, and every step is drawn."""
-        self.message, self._cancelled = "", False
+        self.message, self.anchor, self._cancelled = "", None, False
         try:
             self._steps = make()
         except Leave as leave:

@@ -23,7 +23,7 @@ from esogen.editor.state import Ids, Knobs, State
 from esogen.errors import UsageError
 from esogen.generate.captured import Through
 from esogen.generate.denoise import Step
-from esogen.generate.fill import Rule, decide
+from esogen.generate.fill import decide
 from esogen.generate.plan import make_plan
 from esogen.generate.streams import token_uniforms
 from esogen.generate.template import BLANK, Blank, Layout, Template, Tokens, layouts, tokenise
@@ -92,11 +92,13 @@ class Session:
         yield from self._redecide(set(np.flatnonzero(layout.ids_L == BLANK)), "fill", sample)
 
     def reroll(self, number: int | None = None) -> Iterator[Step]:
-        """Decide blank `number` again, or all blanks; what is locked stays."""
-        numbers = range(1, len(self.current.layout.starts) + 1) if number is None else [number]
-        positions = {p for each in numbers for p in self._blank(each)} - self.current.locked
+        """Decide blank `number` again, or all blanks; what is locked or fixed stays."""
+        state = self.current
+        numbers = range(1, len(state.layout.starts) + 1) if number is None else [number]
+        there = {p for each in numbers for p in self._blank(each)}
+        positions = {p for p in there if state.layout.ids_L[p] == BLANK} - state.locked
         if not positions:
-            raise UsageError("everything there is locked; unlock a word or a blank first")
+            raise UsageError("everything there is locked or fixed; unlock a word or a blank first")
         return self._redecide(positions, "reroll" if number is None else f"reroll {number}")
 
     def branch(self, position: int) -> Iterator[Step]:
@@ -104,6 +106,8 @@ class Session:
         state = self.current
         if state.layout.ids_L[position] != BLANK:
             raise UsageError("that word was given; branch at a word of a blank")
+        if state.tokens_L[position] == BLANK:
+            raise UsageError("nothing is decided there yet; reroll fills the blank")
         later = state.order[state.order.tolist().index(position) :].tolist()
         positions = {p for p in later if state.layout.ids_L[p] == BLANK} - state.locked
         return self._redecide(positions | {position}, "branch")
@@ -118,14 +122,22 @@ class Session:
         if place + 1 < len(siblings):
             self.go_to(siblings[place + 1])
             return iter(())
+        return self._another(state)
+
+    def _another(self, state: State) -> Iterator[Step]:
+        """What `state` decided, decided anew; back at it if that is not brought to its end."""
         assert state.parent is not None
         kept = state.order[: len(state.order) - len(state.decided)]
         tokens_L = state.tokens_L.copy()
         tokens_L[[*state.decided]] = BLANK
         self.go_to(state.parent)
-        return self._decide(
-            replace(state, tokens_L=tokens_L, order=kept, sample=self._fresh_sample())
-        )
+        try:
+            yield from self._decide(
+                replace(state, tokens_L=tokens_L, order=kept, sample=self._fresh_sample())
+            )
+        except BaseException:
+            self.go_to(state.number)
+            raise
 
     def previous(self) -> None:
         """The candidate before this one."""
@@ -166,21 +178,23 @@ class Session:
 
     def resize(self, number: int, length: int) -> Iterator[Step]:
         """Give blank `number` another length in tokens, and decide it again."""
-        self._blank(number)
-        state, tokenizer = self.current, self.engine.tokenizer
+        blank, state = self._blank(number), self.current
         if length < 1:
             raise UsageError(f"the length is {length}; a blank has at least 1 token")
+        room = self.engine.longest - len(state.layout.ids_L) + len(blank)
+        if length > room:
+            raise UsageError(f"the length is {length}; there is room for {room} tokens")
+        fixed = np.flatnonzero(state.layout.ids_L[[*blank]] != BLANK)
+        if length <= fixed.max(initial=-1):
+            raise UsageError(
+                f"the length is {length}; token {fixed.max() + 1} of the blank is a fixed word"
+            )
         blanks, lengths = list(state.layout.template.blanks), list(state.layout.lengths)
         blanks[number - 1], lengths[number - 1] = Blank(length, length), length
         template = replace(state.layout.template, blanks=tuple(blanks))
-        layout = Layout.of(tokenise(template, tokenizer), lengths)
-        longest = self.engine.longest
-        if len(layout.ids_L) > longest:
-            room = longest - len(layout.ids_L) + length
-            raise UsageError(f"the length is {length}; there is room for {room} tokens")
-        old: list[int | None] = [*range(1, len(blanks) + 1)]
-        old[number - 1] = None
-        return self._change(layout, f"length {number} {length}", None, old)
+        layout = Layout.of(tokenise(template, self.engine.tokenizer), lengths)
+        old = range(1, len(blanks) + 1)
+        return self._change(layout, f"length {number} {length}", None, old, fresh=number)
 
     # What computes nothing.
 
@@ -293,16 +307,20 @@ class Session:
         what: str,
         sample: int | None,
         old: Sequence[int | None] = (),
+        fresh: int | None = None,
     ) -> Iterator[Step]:
-        """Another layout: blank i keeps the tokens of blank `old[i]`, kept tokens their order."""
-        state = self.current
+        """Another layout: blank i keeps the tokens of blank `old[i]`, kept tokens their order.
+
+        Of blank `fresh` only the fixed words are kept.
+        """
+        state, layout = self.current, self._fixed(layout, old)
         if len(layout.ids_L) > self.engine.longest:
             raise UsageError(
                 f"the text has {len(layout.ids_L)} tokens; the model takes {self.engine.longest}"
             )
         tokens_L = layout.ids_L.copy()
         for number, before in zip(range(1, len(old) + 1), old, strict=True):
-            if before is not None:
+            if before is not None and number != fresh:
                 start = layout.starts[number - 1]
                 content = state.tokens_L[[*state.blank(before)]]
                 tokens_L[start : start + len(content)] = content
@@ -321,6 +339,15 @@ class Session:
                 sample=self._fresh_sample() if sample is None else sample,
             )
         )
+
+    def _fixed(self, layout: Layout, old: Sequence[int | None]) -> Layout:
+        """This layout with the fixed words of blank `old[i]` at their places in blank i."""
+        ids_L = layout.ids_L.copy()
+        for start, before in zip(layout.starts, old, strict=False):
+            then_L = self.current.layout.ids_L[[*self.current.blank(before)] if before else []]
+            there = np.flatnonzero(then_L != BLANK)
+            ids_L[start + there] = then_L[there]
+        return replace(layout, ids_L=ids_L, spaced_L=layout.spaced_L & (ids_L == BLANK))
 
     @torch.inference_mode()
     def _decide(self, wanted: State) -> Iterator[Step]:
@@ -378,7 +405,7 @@ class Session:
         positions = order[clean:]
         uniforms_L = token_uniforms(self.settings.seed, state.sample, len(tokens_L))[:, 0]
         kinds_L = np.where(state.layout.spaced_L, BEGINS_WORD, FREE)
-        rule = Rule(state.knobs.draw, self.engine.allowed(end=self.settings.end_allowed))
+        rule = replace(self.settings, draw=state.knobs.draw).rule(self.engine)
         device = self.engine.device
         uniforms, kinds = (torch.from_numpy(x[positions]).to(device) for x in (uniforms_L, kinds_L))
         drawn = decide(self.engine.network, hidden_KD, uniforms, kinds, rule)

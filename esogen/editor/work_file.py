@@ -38,8 +38,12 @@ def write(path: Path, session: Session, model: str, *, typed: str = "") -> None:
         scratch.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read(path: Path, model: str) -> Mapping[str, Any]:
-    """What a working file holds; raises `EsogenError` for one that is not of this model."""
+def read(path: Path, model: str, seed: int | None = None) -> Mapping[str, Any]:
+    """What a working file holds.
+
+    Raises `EsogenError` for one that is not of this model, or not of this seed where one is asked
+    for.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         found, written = value["format"], value["model"]
@@ -55,6 +59,8 @@ def read(path: Path, model: str) -> Mapping[str, Any]:
         raise EsogenError(f"{path} has the format {found}; this esogen reads {FORMAT}")
     if written != model:
         raise EsogenError(f"{path} was made with the model {written}; give it with --model")
+    if seed not in (None, drawn_with := value.get("seed")):
+        raise EsogenError(f"{path} goes on with --seed {drawn_with}; leave out --seed {seed}")
     return dict(value)
 
 
@@ -81,6 +87,7 @@ def resume(value: Mapping[str, Any], session: Session, path: Path) -> None:
     """Take the states of a working file up; raises `EsogenError` where they contradict."""
     try:
         states = [_state(each) for each in value["states"]]
+        session.settings = session.settings.seeded(int(value["seed"]))
         if states:
             session.resume(states, int(value["current"]), int(value["sample"]))
     except (ValueError, KeyError, TypeError, IndexError) as error:

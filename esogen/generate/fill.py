@@ -21,7 +21,7 @@ from torch import Tensor
 
 from esogen.generate.captured import Through
 from esogen.generate.denoise import Step, chunk_rows
-from esogen.generate.draw import Drawn, DrawSettings, draw
+from esogen.generate.draw import Draw, Drawn, DrawSettings, draw
 from esogen.generate.plan import Plan
 from esogen.generate.verify import Agreement, compare_draws
 from esogen.model.attention import SDPA, Dense, Kernels
@@ -31,15 +31,19 @@ from esogen.model.shared_prefix import SharedPrefix
 Ids = NDArray[np.int64]
 
 
+_BY_SORTING: Draw = draw
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
     """How tokens are drawn, and which: `allowed_CV` bool, one line for each kind of position.
 
-    None where all are.
+    None where all are. `drawing` is `draw`, or a kernel that must equal it.
     """
 
     draw: DrawSettings
     allowed_CV: Tensor | None = None
+    drawing: Draw = _BY_SORTING
 
     def only_allowed(self, logits_MV: Tensor, kinds_M: Tensor) -> Tensor:
         """Logits, or log-probabilities, in which tokens that are not allowed have no chance."""
@@ -267,8 +271,11 @@ def agreement(
         )
         uniforms_M, kinds_M = canvas.uniforms_BL[at], canvas.kinds_BL[at]
         tokens_M = decide(network, expected_MD, uniforms_M, kinds_M, rule).tokens
-        sides = network.logits(expected_MD), network.logits(found_MD)
-        found += compare_draws(*sides, tokens_M, uniforms_M, rule.draw)
+        columns = (expected_MD, found_MD, tokens_M, uniforms_M)
+        parts = (torch.split(x, chunk_rows(network, expected_MD)) for x in columns)
+        for expected, other, tokens, uniforms in zip(*parts, strict=True):
+            sides = network.logits(expected), network.logits(other)
+            found += compare_draws(*sides, tokens, uniforms, rule.draw)
         canvas.take(at, tokens_M, count_B)
     return found
 
@@ -295,7 +302,7 @@ def decide(
         logits = network.logits(hidden)
         free = logits.logsumexp(-1)
         logits = rule.only_allowed(logits, kinds)
-        tokens, log_probs = draw(logits, uniforms, rule.draw)
+        tokens, log_probs = rule.drawing(logits, uniforms, rule.draw)
         drawn.append(Drawn(tokens, log_probs + logits.logsumexp(-1) - free))
     tokens, log_probs = (torch.cat(column) for column in zip(*drawn, strict=True))
     return Drawn(tokens, log_probs)

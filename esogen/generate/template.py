@@ -179,16 +179,19 @@ def _before_blank(text: str, tokenizer: Tokenizer) -> list[int]:
     return ids or tokenizer.encode(kept)
 
 
-def fix(tokens: Tokens, words: Sequence[str], tokenizer: Tokenizer) -> Tokens:
+def fix(tokens: Tokens, words: Sequence[str], tokenizer: Tokenizer, longest: int) -> Tokens:
     """Fix words, each `POSITION:WORD`, positions counted in tokens from 0 over the whole text.
 
     Raises `UsageError` for one that is no such pair, is several tokens, contradicts another, or
-    stands where text is given.
+    stands where text is given; and where the text has more than `longest` tokens.
     """
     if words and tokens.combinations > 1:
         raise UsageError(
             "--fix needs positions that do not move; give every blank one length, as in [MASK:8]"
         )
+    length = tokens.given + sum(blank.most for blank in tokens.template.blanks)
+    if words and length > longest:
+        raise UsageError(_too_long(tokens, length, longest))
     fixed: dict[int, int] = {}
     for word in words:
         position, token = _fixed(word, tokens, tokenizer)

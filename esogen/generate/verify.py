@@ -4,7 +4,7 @@ Both sides are shown the same tokens (those the reference draws), so every draw 
 terms. A token may differ only where its uniform lies nearer to an end of its interval than the two
 cumulative distributions lie apart: an edge draw. Any other difference is unexplained, and a defect.
 
-Shapes: B rows, K tokens of this step, V vocabulary.
+Shapes: B rows, K tokens of this step, M of all rows, D model width, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esogen.errors import NumericalError
-from esogen.generate.denoise import Calls, Progress
+from esogen.generate.denoise import Calls, Progress, chunk_rows
 from esogen.generate.draw import DrawSettings, draw, shape
 from esogen.generate.plan import Plan
 from esogen.model.network import Network
@@ -90,42 +90,46 @@ def compare(
     for count in plan.counts_S.tolist():
         positions_BK = progress.order_BL[:, decided : decided + count]
         uniforms_BK = progress.uniforms_BL.gather(1, positions_BK)
-        expected_BKV, found_BKV = (
-            side.network.logits(side.calls(progress, decided, fresh, count))
+        expected_MD, found_MD = (
+            side.calls(progress, decided, fresh, count).flatten(0, 1)
             for side in (reference, candidate)
         )
-        tokens_BK = draw(expected_BKV, uniforms_BK, settings).tokens
-        agreement += compare_draws(expected_BKV, found_BKV, tokens_BK, uniforms_BK, settings)
-        progress.canvas_BL.scatter_(1, positions_BK, tokens_BK)
+        rows, tokens = chunk_rows(reference.network, expected_MD), []
+        parts = (torch.split(x, rows) for x in (expected_MD, found_MD, uniforms_BK.flatten()))
+        for expected, found, uniforms in zip(*parts, strict=True):
+            sides = reference.network.logits(expected), candidate.network.logits(found)
+            tokens.append(draw(sides[0], uniforms, settings).tokens)
+            agreement += compare_draws(*sides, tokens[-1], uniforms, settings)
+        progress.canvas_BL.scatter_(1, positions_BK, torch.cat(tokens).view_as(positions_BK))
         decided, fresh = decided + count, count
     return agreement
 
 
 def compare_draws(
-    expected_BKV: Tensor,
-    found_BKV: Tensor,
-    tokens_BK: Tensor,
-    uniforms_BK: Tensor,
+    expected_KV: Tensor,
+    found_KV: Tensor,
+    tokens_K: Tensor,
+    uniforms_K: Tensor,
     settings: DrawSettings,
 ) -> Agreement:
-    """Judge the draws of one call, on both sides, with the tokens that the reference drew."""
-    expected_log, found_log = (x.log_softmax(-1) for x in (expected_BKV, found_BKV))
+    """Judge the draws of some tokens, on both sides, with those that the reference drew."""
+    expected_log, found_log = (x.log_softmax(-1) for x in (expected_KV, found_KV))
     if expected_log.isnan().any() or found_log.isnan().any():
         raise NumericalError("the network gave logits that are not finite; try --dtype fp32")
     likely = torch.maximum(expected_log, found_log) > LEAST_LOG_PROB
     log_prob_difference = (expected_log - found_log)[likely].abs().max()
     expected_cdf, found_cdf = (_normalised(x, settings) for x in (expected_log, found_log))
-    apart_BK = (expected_cdf - found_cdf).abs().amax(-1)
-    other_BK = draw(found_BKV, uniforms_BK, settings).tokens
-    edge_BK = _distance_to_end(expected_cdf, tokens_BK, uniforms_BK) <= apart_BK
-    different_BK = tokens_BK != other_BK
+    apart_K = (expected_cdf - found_cdf).abs().amax(-1)
+    other_K = draw(found_KV, uniforms_K, settings).tokens
+    edge_K = _distance_to_end(expected_cdf, tokens_K, uniforms_K) <= apart_K
+    different_K = tokens_K != other_K
     return Agreement(
-        draws=tokens_BK.numel(),
-        different=int(different_BK.sum()),
-        edge=int(edge_BK.sum()),
-        unexplained=int((different_BK & ~edge_BK).sum()),
+        draws=tokens_K.numel(),
+        different=int(different_K.sum()),
+        edge=int(edge_K.sum()),
+        unexplained=int((different_K & ~edge_K).sum()),
         log_prob_difference=float(log_prob_difference),
-        cdf_difference=float(apart_BK.max()),
+        cdf_difference=float(apart_K.max()),
     )
 
 

@@ -14,11 +14,16 @@ from esogen.model.config import Family
 _ONE_BY_ONE = "decides one token a call"
 _NO_BLOCKS = "has no blocks"
 _NO_CONDITIONALS = "gives no exact conditionals in one call, which verify drafts"
+_NO_LIKELIHOOD = "gives no exact likelihood in one call, by which the best is chosen"
 _NO_SHARE = "has no share of a diffusion phase to choose"
 
 UNUSED: Mapping[Family, Mapping[str, str]] = {
     "esolm-b": {"block_size": _NO_BLOCKS},
-    "esolm-a": {"block_size": _NO_BLOCKS, "draft": _NO_CONDITIONALS},
+    "esolm-a": {
+        "block_size": _NO_BLOCKS,
+        "draft": _NO_CONDITIONALS,
+        "best_of": _NO_LIKELIHOOD,
+    },
     "mdlm": {
         "alpha_0": _NO_SHARE,
         "schedule": "decides positions at random",
@@ -26,12 +31,14 @@ UNUSED: Mapping[Family, Mapping[str, str]] = {
         "attention": "has no KV cache to attend through",
         "block_size": _NO_BLOCKS,
         "draft": _NO_CONDITIONALS,
+        "best_of": _NO_LIKELIHOOD,
     },
     "bd3lm": {
         "steps": _ONE_BY_ONE,
         "alpha_0": _NO_SHARE,
         "schedule": "decides block after block",
         "draft": _NO_CONDITIONALS,
+        "best_of": _NO_LIKELIHOOD,
     },
     "ar": {
         "steps": _ONE_BY_ONE,

@@ -73,7 +73,11 @@ class InfillSettings:
 
     def rule(self, engine: Engine) -> Rule:
         """How a run on this engine draws."""
-        return Rule(self.draw, engine.allowed(end=self.end_allowed))
+        return Rule(self.draw, engine.allowed(end=self.end_allowed), engine.draw)
+
+    def seeded(self, seed: int) -> "InfillSettings":
+        """The same with another seed."""
+        return replace(self, seed=seed, order=replace(self.order, seed=seed))
 
 
 @dataclass(frozen=True, slots=True)

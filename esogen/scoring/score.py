@@ -141,6 +141,10 @@ def score_documents(
     for a model that has no such figure, and where one window alone does not fit.
     """
     check_family(checkpoint, settings)
+    if not 0 <= best <= checkpoint.config.vocab_size:
+        raise UsageError(
+            f"best is {best}; it must be from 0 to {checkpoint.config.vocab_size}, all tokens"
+        )
     room = Room(tokens_at_once, "windows", told)
     reader = _Reader(checkpoint, settings, best, tokens_at_once, room, watcher)
     texts = _open(checkpoint, documents, settings, skip)

@@ -210,7 +210,7 @@ def play(player: Player, screen: Screen, painter: Painter, keyboard: int) -> Non
     Screen and keyboard are given back however it ends.
     """
     began = last = time.monotonic()
-    keys = _Keyboard(keyboard)
+    keys = Keyboard(keyboard)
 
     def leave() -> None:
         screen.leave()
@@ -252,7 +252,7 @@ def _stopping(leave: Callable[[], None], enter: Callable[[], None]) -> Iterator[
             signal.signal(number, usual[number])
 
 
-class _Keyboard:
+class Keyboard:
     """Keys as they are pressed, without Enter and unechoed; Ctrl-C still interrupts."""
 
     def __init__(self, descriptor: int) -> None:
@@ -285,4 +285,4 @@ class _Keyboard:
         text = self._begun + data.decode(errors="ignore")
         begun = _BEGUN.search(text)
         self._begun = begun[0] if begun else ""
-        return _SEQUENCE.findall(text)
+        return _SEQUENCE.findall(text.removesuffix(self._begun))
