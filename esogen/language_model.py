@@ -23,14 +23,13 @@ from esogen.generate.draw import Drawing, DrawSettings, choose_draw
 from esogen.generate.engine import Engine
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.streams import LARGEST_SEED
-from esogen.generate.template import Tokens, parse, tokenise, whole
-from esogen.generate.template import fix as fix_words
+from esogen.generate.template import Tokens, fix_words, parse, tokenise, whole
 from esogen.model.attention import Kernels
 from esogen.model.families import ALPHA_0, UNUSED, check_used
 from esogen.ranking.best_of import best_of as choose_best
 from esogen.ranking.infilling import Filled, Infilling, InfillSettings
 from esogen.ranking.revising import revise
-from esogen.ranking.scores import Order as CommonOrder
+from esogen.ranking.scores import RankingOrder
 from esogen.ranks import Ranks
 from esogen.sampling import DEFAULT_BATCH, Batch, Sample, SampleSettings, Sampling
 from esogen.scoring.defaults import settings_for
@@ -445,7 +444,7 @@ class LanguageModel:
             n,
             max_combinations,
             end_allowed,
-            CommonOrder(orders, settings.seed),
+            RankingOrder(orders, settings.seed),
             settings.kv_cache,
             settings.drafting,
         )

@@ -16,7 +16,7 @@ from esogen.checkpoint.memory import Room, rows_that_fit
 from esogen.errors import NumericalError
 from esogen.generate.batches import batches
 from esogen.generate.denoise import Calls, Progress, Step, denoise, start
-from esogen.generate.draft_calls import calls_for as draft_calls_for
+from esogen.generate.draft_calls import draft_calls
 from esogen.generate.draft_rows import Rows, Text
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import DrawSettings
@@ -265,7 +265,7 @@ class Sampling:
         engine, settings = self._engine, self._settings
         assert settings.drafting
         rows = Rows.places(len(part), settings.length, part[0])
-        calls = draft_calls_for(
+        calls = draft_calls(
             engine.network,
             rows,
             settings.drafting,

@@ -243,11 +243,6 @@ def test_themes_for_all_eyes_grade_without_hue() -> None:
     assert len(weights) == 3
 
 
-def test_a_palette_colour_has_the_hex_that_terminals_give_it() -> None:
-    known = {16: "#000000", 67: "#5f87af", 231: "#ffffff", 232: "#080808", 255: "#eeeeee"}
-    assert {color: theme.Paint(color).hex for color in known} == known
-
-
 def test_what_is_painted_is_plain_again_at_the_end_of_a_line() -> None:
     painter = Painter(theme.THEMES["default"])
     line = Line([("a", theme.LOW), (" ", theme.PLAIN), ("b", theme.LOW), ("c", theme.PLAIN)], 4)

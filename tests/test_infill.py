@@ -11,7 +11,7 @@ from torch import Tensor
 from esogen.checkpoint.folder import Checkpoint
 from esogen.errors import UsageError
 from esogen.generate.draw import Drawn, DrawSettings, draw
-from esogen.generate.fill import Row, Rule, agreement, fill, prefilled, start
+from esogen.generate.fill import Canvas, Row, Rule, agreement, fill, prefilled
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.streams import token_uniforms
 from esogen.generate.template import BLANK
@@ -20,7 +20,7 @@ from esogen.likelihood import token_log_probs
 from esogen.model.attention import Attend
 from esogen.model.network import EVERYTHING, Network
 from esogen.ranking.infilling import Candidate, InfillBatch, Infilling, InfillSettings
-from esogen.ranking.scores import Order, scores
+from esogen.ranking.scores import RankingOrder, scores
 from tests.runs import behind_bos, plan_for, run
 
 RULES = [
@@ -110,7 +110,7 @@ def test_rows_of_unequal_length_agree_with_the_uncached_network(
 ) -> None:
     network, rows = lm.checkpoint.network, rows_of(lm, rule, TEMPLATES)
     assert len({len(row.ids_L) for row in rows}) >= 4
-    canvas = start(network, rows, CPU)
+    canvas = Canvas.of(network, rows, CPU)
     calls = prefilled(network, rows, canvas)
     found = agreement(network, calls, rows, canvas, anything(lm))
     assert found.draws == sum(int(row.plan.counts_S.sum()) for row in rows)
@@ -130,7 +130,7 @@ def test_a_prefix_read_at_wrong_positions_is_found_out(lm: LanguageModel) -> Non
     network, rows = lm.checkpoint.network, rows_of(lm, RULES[0], TEMPLATES)
     shifted = Shifted(network.config, folded=True)
     shifted.load_state_dict(network.state_dict())
-    canvas = start(network, rows, CPU)
+    canvas = Canvas.of(network, rows, CPU)
     calls = prefilled(shifted.eval(), rows, canvas)
     assert agreement(network, calls, rows, canvas, anything(lm)).log_prob_difference > 0.1
 
@@ -138,7 +138,7 @@ def test_a_prefix_read_at_wrong_positions_is_found_out(lm: LanguageModel) -> Non
 def filled_rows(lm: LanguageModel, rows: Sequence[Row]) -> list[tuple[list[int], np.ndarray]]:
     """Tokens and log-probabilities of each row, by position."""
     network = lm.checkpoint.network
-    canvas = start(network, rows, CPU)
+    canvas = Canvas.of(network, rows, CPU)
     calls = prefilled(network, rows, canvas)
     found = [(row.ids_L.copy(), np.zeros(len(row.ids_L))) for row in rows]
     for step in fill(network, calls, rows, canvas, anything(lm)):
@@ -212,7 +212,7 @@ def test_equal_rows_without_constraints_are_what_the_sampler_makes(
 def test_candidates_share_one_computation_of_the_given_tokens(lm: LanguageModel, n: int) -> None:
     network = counting(lm.checkpoint.network)
     rows = rows_of(lm, ScheduleSettings(1, 0.0), ["Once upon a time [MASK:4] the end."])[:1] * n
-    canvas = start(network, rows, CPU)
+    canvas = Canvas.of(network, rows, CPU)
     calls = prefilled(network, rows, canvas)
     given = rows[0].plan.given + (network.config.bos_id is not None)
     assert network.computed == given
@@ -226,7 +226,7 @@ def test_rows_of_one_layout_share_and_rows_of_another_do_not(lm: LanguageModel) 
     network = counting(lm.checkpoint.network)
     rows = rows_of(lm, RULES[0], ["The [MASK:1-3] sat.", "The [MASK:2] sat."])
     assert len(rows) == 8
-    prefilled(network, rows, start(network, rows, CPU))
+    prefilled(network, rows, Canvas.of(network, rows, CPU))
     bos = network.config.bos_id is not None
     assert network.computed == 3 * (rows[0].plan.given + bos)
 
@@ -315,7 +315,7 @@ def test_recorded_log_probs_are_the_models_own_in_spite_of_constraints(lm: Langu
 
 def test_a_bound_over_orders_is_the_mean_of_their_probabilities(lm: LanguageModel) -> None:
     network, texts = lm.checkpoint.network, [[1, 2, 3, 4], [5, 6, 7]]
-    order = Order(3, seed=4)
+    order = RankingOrder(3, seed=4)
     for text, found in zip(texts, scores(network, texts, order), strict=True):
         each = [
             float(token_log_probs(network, torch.tensor([text]), torch.from_numpy(o)[None]).sum())
@@ -357,7 +357,7 @@ def test_what_cannot_be_filled_is_refused(
 def test_the_best_of_some_samples_is_the_most_probable_per_token(lm: LanguageModel) -> None:
     every = list(lm.sample("The", n=6, seed=3, batch_size=4))
     network = lm.checkpoint.network
-    found = scores(network, [each.tokens for each in every], Order())
+    found = scores(network, [each.tokens for each in every], RankingOrder())
     per_token = [score / len(each.tokens) for score, each in zip(found, every, strict=True)]
     best = [max(range(first, first + 3), key=per_token.__getitem__) for first in (0, 3)]
     chosen = list(lm.sample("The", n=2, best_of=3, seed=3, batch_size=4))
@@ -369,9 +369,9 @@ def test_scores_do_not_depend_on_what_is_scored_beside(
 ) -> None:
     network = lm.checkpoint.network
     texts = [[1, 2, 3], [4, 5, 6, 7, 8], [9], [8, 7, 6], [5, 5, 5]]
-    together = scores(network, texts, Order(2))
+    together = scores(network, texts, RankingOrder(2))
     for text, score in zip(texts, together, strict=True):
-        assert scores(network, [text], Order(2)) == pytest.approx([score], abs=1e-4)
+        assert scores(network, [text], RankingOrder(2)) == pytest.approx([score], abs=1e-4)
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -21,7 +21,7 @@ from esogen.cli import main
 from esogen.generate import draft_costs
 from esogen.generate import lossless as lossless_module
 from esogen.generate.denoise import Step
-from esogen.generate.draft_calls import CachedDrafts, Call, Calls, UncachedDrafts, calls_for
+from esogen.generate.draft_calls import CachedDrafts, Call, DraftCalls, UncachedDrafts, draft_calls
 from esogen.generate.draft_costs import measured
 from esogen.generate.draft_rows import Rows, Text
 from esogen.generate.drafting import Drafting
@@ -146,11 +146,11 @@ def run(
     drafting: Drafting,
     draw: DrawSettings,
     *,
-    calls: Calls | None = None,
+    calls: DraftCalls | None = None,
     waiting: Sequence[Text] = (),
     end_of_text: int | None = None,
 ) -> Iterator[Step]:
-    calls = calls or calls_for(network, rows, drafting)
+    calls = calls or draft_calls(network, rows, drafting)
     rule = Rule(draw, torch.ones(1, network.config.vocab_size, dtype=torch.bool))
     made = Lossless(network, calls, rows, rule, drafting, waiting=waiting, end_of_text=end_of_text)
     return made.steps(range(len(rows.rows) + len(waiting)))
@@ -337,7 +337,7 @@ def test_a_text_is_the_same_in_every_batch(network: Network, drafting: Drafting)
 
 
 class Counted(CachedDrafts):
-    """Calls that are counted, through a cache for so many texts."""
+    """DraftCalls that are counted, through a cache for so many texts."""
 
     def __init__(self, network: Network, texts: int, drafting: Drafting) -> None:
         cache = KVCache(network.config, texts, drafting.places(LONG))

@@ -13,7 +13,7 @@ from esogen.generate.template import (
     Layout,
     Template,
     Tokens,
-    fix,
+    fix_words,
     layouts,
     parse,
     tokenise,
@@ -175,7 +175,9 @@ def test_a_filled_text_repeats_what_is_given_byte_for_byte(tiny_tokenizer: Token
 
 
 def test_fixed_words_stand_where_they_were_put(tiny_tokenizer: Tokenizer) -> None:
-    tokens = fix(read("The [MASK:3] sat.", tiny_tokenizer), ["2:cat", "3:,"], tiny_tokenizer, 16)
+    tokens = fix_words(
+        read("The [MASK:3] sat.", tiny_tokenizer), ["2:cat", "3:,"], tiny_tokenizer, 16
+    )
     (layout,) = layouts(tokens, 64, 1)
     start = layout.starts[0]
     assert start == 1
@@ -201,7 +203,7 @@ def test_words_that_cannot_be_fixed_are_refused(
     tiny_tokenizer: Tokenizer, text: str, words: list[str], said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        fix(read(text, tiny_tokenizer), words, tiny_tokenizer, 16)
+        fix_words(read(text, tiny_tokenizer), words, tiny_tokenizer, 16)
 
 
 def test_two_ends_and_a_length_make_one_blank(tiny_tokenizer: Tokenizer) -> None:

@@ -16,7 +16,6 @@ from esogen.generate.plan import Plan
 from esogen.model.config import ModelConfig
 from esogen.model.network import Network
 from esogen.model.packed import weight_bytes
-from esogen.peers.esolm_a import prefix_length
 
 COPIED = {"cuda": 2**30, "cpu": 2**28}
 """Bytes of the block that is copied: more than any cache in between holds."""
@@ -53,7 +52,7 @@ def standing(config: ModelConfig, plan: Plan) -> NDArray[np.int64]:
         case "mdlm":
             begun_S = np.zeros_like(begun_S)
         case "esolm-a":
-            begun_S &= stands_S >= prefix_length(plan)
+            begun_S &= stands_S >= plan.late
         case "bd3lm":
             stands_S = stands_S // config.block_size * config.block_size
     stands_S += config.bos_id is not None

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from esogen.bench.figures import Figure, interleaved
 from esogen.bench.program import run
 from esogen.checkpoint.resolve import DEFAULT_MODEL
-from esogen.generate.fill import prefilled, start
+from esogen.generate.fill import Canvas, prefilled
 from esogen.generate.streams import Purpose, stream
 from esogen.generate.template import Blank, Template, tokenise
 from esogen.language_model import LanguageModel, load
@@ -186,7 +186,7 @@ def prefill_cost(lm: LanguageModel, hole: Gap, rounds: int) -> Figure:
 
         def measure() -> float:
             began = time.perf_counter()
-            prefilled(network, rows, start(network, rows, lm.device))
+            prefilled(network, rows, Canvas.of(network, rows, lm.device))
             return time.perf_counter() - began
 
         return measure

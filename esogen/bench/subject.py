@@ -13,7 +13,7 @@ from esogen.checkpoint.folder import open_checkpoint
 from esogen.checkpoint.placement import choose_attention, choose_device, choose_dtype
 from esogen.checkpoint.weights import build
 from esogen.generate.denoise import Step, denoise, start
-from esogen.generate.draft_calls import calls_for as draft_calls_for
+from esogen.generate.draft_calls import draft_calls
 from esogen.generate.draft_costs import measured
 from esogen.generate.draft_rows import Rows, Text
 from esogen.generate.drafting import Drafting
@@ -94,7 +94,7 @@ class Subject:
             for order_L, uniforms_L3 in zip(plan.order_BL, _uniforms(case), strict=True)
         )
         rows, cached = Rows.places(case.batch_size, case.length), case.kv_cache is not False
-        calls = draft_calls_for(self.network, rows, drafting, cached=cached, kernels=self.kernels)
+        calls = draft_calls(self.network, rows, drafting, cached=cached, kernels=self.kernels)
         run = Lossless(self.network, calls, rows, Rule(self.draw), drafting, waiting=texts)
         return run.steps(range(case.batch_size))
 

@@ -50,7 +50,6 @@ _REBUILD = (
 """No set, which would hash what a pickle calls: hashing a deep nest of tuples ends the process."""
 
 _PARAMETER = Name("torch._utils", "_rebuild_parameter")
-_TOKENIZER = Name("tokenizers", "Tokenizer")
 _FAMILIES: Mapping[str, Family] = {"mdlm": "mdlm", "bd3lm": "bd3lm", "ar": "ar"}
 _PREFIX = "backbone."
 

@@ -12,7 +12,7 @@ collides.
 """
 
 import pickletools
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -334,32 +334,3 @@ _VERBS: Mapping[str, _Verb] = {
     "BINPERSID": lambda machine, _: machine.stack.append(Persistent(machine.pop())),
 }
 """Opcodes that work on the stack and the memo."""
-
-
-def names_in(value: object) -> Iterator[str]:
-    """The objects that were named inside, in no order: what the pickle would have called."""
-    seen: set[int] = set()
-    rest = [value]
-    while rest:
-        each = rest.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        if isinstance(each, Name):
-            yield str(each)
-        rest.extend(_inside(each))
-
-
-def _inside(value: object) -> Iterator[Any]:
-    match value:
-        case Stub():
-            yield from (value.callee, value.arguments, value.state, value.items)
-        case Persistent():
-            yield value.key
-        case dict():
-            yield from value.keys()
-            yield from value.values()
-        case Name():
-            pass
-        case list() | tuple() | set() | frozenset():
-            yield from value

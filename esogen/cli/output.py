@@ -186,6 +186,7 @@ class Filed:
         self._shard, self._fields = shard, fields
 
     def write(self, sample: "Sample") -> None:
+        """Add a text; it is in the file when this returns."""
         self._shard.add({**sample.record(), **self._fields})
 
     def finish(self) -> None:

@@ -23,19 +23,16 @@ from esogen.cli.summary import (
     usual_flags,
 )
 from esogen.cli.terminal import Console, colors_refused
-from esogen.errors import EsogenError, Interrupted, UsageError
+from esogen.cli.verifying import judge
+from esogen.errors import Interrupted, UsageError
 from esogen.ranks import Ranks
 from esogen.shards import Shard
 from esogen.view.theme import THEMES, UNPAINTED
 from esogen.visible import counted
 
 if TYPE_CHECKING:
-    from esogen.generate.verify import Agreement
     from esogen.language_model import LanguageModel
     from esogen.sampling import Batch, Sample, SampleSettings
-
-TOLERANCE = 1e-4
-"""How far log-probabilities may differ with and without the cache, in nats, at float32."""
 
 Prompt = Annotated[
     list[str] | None,
@@ -338,23 +335,3 @@ def _verify(batch: "Batch", dtype: str, console: Console) -> None:
     found = batch.verify()
     console.clear()
     judge(found, dtype)
-
-
-def judge(found: "Agreement", dtype: str) -> None:
-    """Say how two ways of computing agree; raises `EsogenError` where they must not differ."""
-    typer.echo(
-        f"verify: {found.draws} draws, {found.different} different, {found.edge} edge draws,"
-        f" {found.unexplained} unexplained,"
-        f" largest log-probability difference {found.log_prob_difference:.2g}",
-        err=True,
-    )
-    if found.unexplained:
-        raise EsogenError(
-            f"--verify: {found.unexplained} of {found.draws} draws differ for another reason than"
-            " rounding; do not trust the KV cache here: use --no-kv-cache, and report this"
-        )
-    if dtype == "fp32" and not found.log_prob_difference <= TOLERANCE:
-        raise EsogenError(
-            f"--verify: log-probabilities differ by {found.log_prob_difference:.2g}, and may by"
-            f" {TOLERANCE:g}; do not trust the KV cache here: use --no-kv-cache, and report this"
-        )

@@ -34,7 +34,7 @@ class Journal:
             ) from error
 
     def add(self, record: Record) -> None:
-        """Write down a finished text; on the disk when this returns."""
+        """Write down a finished text; it is in the file when this returns."""
         self._file.write(as_line(record))
         self._file.flush()
 
@@ -56,6 +56,8 @@ class Journal:
             end, head = next(lines, (0, {}))
             self._check(head.get("esogen score"), run)
             for behind, found in lines:
+                if not isinstance(found.get("index"), int):
+                    break
                 end, self.last = behind, found["index"]
             file.truncate(end)
 

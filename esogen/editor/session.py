@@ -31,6 +31,7 @@ from esogen.language_model import LanguageModel
 from esogen.model.cache import KVCache
 from esogen.model.network import with_bos
 from esogen.ranking.infilling import BEGINS_WORD, FREE, InfillSettings
+from esogen.sampling import DEFAULT_BATCH
 
 LAID_ASIDE = 2**29
 """Bytes of keys and values kept for undo; states beyond are computed again when returned to."""
@@ -268,7 +269,7 @@ class Session:
         """The template laid out, and the noise of its best candidate."""
         if tokens.combinations == 1:
             return layouts(tokens, self.engine.longest, 1)[0], self._fresh_sample()
-        (filled,) = self._lm.infilling(self.settings).carry_out([tokens], 32)
+        (filled,) = self._lm.infilling(self.settings).carry_out([tokens], DEFAULT_BATCH)
         self._sample = max(self._sample, filled[0].index)
         return Layout.of(tokens, filled[0].lengths), filled[0].index
 

@@ -177,9 +177,9 @@ def denoise(
 ) -> Iterator[Step]:
     """Carry out `plan`, yielding each step's decisions; `progress` moves along.
 
-    `drawing` is `draw`, or a kernel that must equal it, or nothing, where the network alone is
-    timed. With `end_of_text`, a row leaves in the sequential phase once its first end-of-text has
-    no undecided position before it; the run ends when no row is left.
+    `drawing` is `draw`, a kernel that must equal it, or, where the network alone is timed, what
+    draws nothing. With `end_of_text`, a row leaves in the sequential phase once its first
+    end-of-text has no undecided position before it; the run ends when no row is left.
     """
     decided, fresh = plan.given, plan.given
     for index, count in enumerate(plan.counts_S.tolist()):

@@ -66,7 +66,7 @@ class Call:
         return seen
 
 
-class Calls(Protocol):
+class DraftCalls(Protocol):
     """How a call's hidden states are computed: with the cache, or without (the oracle)."""
 
     cached_B: Ids
@@ -208,14 +208,14 @@ class UncachedDrafts:
         """Nothing is kept between calls."""
 
 
-def calls_for(
+def draft_calls(
     network: Network,
     rows: Rows,
     drafting: Drafting,
     *,
     cached: bool = True,
     kernels: Kernels = SDPA,
-) -> Calls:
+) -> DraftCalls:
     """Fresh calls for these rows, with a KV cache and these kernels, or without."""
     like, (count, length) = network.vocab_embed.embedding, rows.order_BL.shape
     if not cached:

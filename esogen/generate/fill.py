@@ -95,6 +95,29 @@ class Canvas:
     decided_B: Ids
     fresh_B: Ids
 
+    @classmethod
+    def of(cls, network: Network, rows: Sequence[Row], device: torch.device) -> "Canvas":
+        """Rows before their first step: given tokens in place, masks everywhere else."""
+        shape = len(rows), max(len(row.ids_L) for row in rows)
+        canvas_BL = np.full(shape, network.config.mask_id, np.int64)
+        order_BL = np.tile(np.arange(shape[1]), (shape[0], 1))
+        kinds_BL, uniforms_BL = np.zeros(shape, np.int64), np.zeros(shape)
+        for b, row in enumerate(rows):
+            length, given = len(row.ids_L), row.order_L[: row.plan.given]
+            canvas_BL[b, given] = row.ids_L[given]
+            order_BL[b, :length], kinds_BL[b, :length] = row.order_L, row.kinds_L
+            uniforms_BL[b, :length] = row.uniforms_L3[:, 0]
+        given_B = np.array([row.plan.given for row in rows])
+        return cls(
+            torch.from_numpy(canvas_BL).to(device),
+            torch.from_numpy(order_BL).to(device),
+            torch.from_numpy(kinds_BL).to(device),
+            torch.from_numpy(uniforms_BL).to(device),
+            np.arange(len(rows)),
+            given_B,
+            np.zeros_like(given_B),
+        )
+
     def take(self, at: tuple[Tensor, Tensor], tokens_M: Tensor, count_B: Ids) -> None:
         """Put down what a call decided: rows and positions, their tokens, how many in each row."""
         self.canvas_BL[at] = tokens_M
@@ -162,29 +185,6 @@ def _columns(first_B: Ids, width: int, like: Tensor) -> Tensor:
     """Columns `first_B ... first_B + width`, at most the last one of `like`, on its device."""
     index_BW = first_B[:, None] + np.arange(width)
     return torch.from_numpy(np.minimum(index_BW, like.shape[1] - 1)).to(like.device)
-
-
-def start(network: Network, rows: Sequence[Row], device: torch.device) -> Canvas:
-    """Rows before their first step: given tokens in place, masks everywhere else."""
-    shape = len(rows), max(len(row.ids_L) for row in rows)
-    canvas_BL = np.full(shape, network.config.mask_id, np.int64)
-    order_BL = np.tile(np.arange(shape[1]), (shape[0], 1))
-    kinds_BL, uniforms_BL = np.zeros(shape, np.int64), np.zeros(shape)
-    for b, row in enumerate(rows):
-        length, given = len(row.ids_L), row.order_L[: row.plan.given]
-        canvas_BL[b, given] = row.ids_L[given]
-        order_BL[b, :length], kinds_BL[b, :length] = row.order_L, row.kinds_L
-        uniforms_BL[b, :length] = row.uniforms_L3[:, 0]
-    given_B = np.array([row.plan.given for row in rows])
-    return Canvas(
-        torch.from_numpy(canvas_BL).to(device),
-        torch.from_numpy(order_BL).to(device),
-        torch.from_numpy(kinds_BL).to(device),
-        torch.from_numpy(uniforms_BL).to(device),
-        np.arange(len(rows)),
-        given_B,
-        np.zeros_like(given_B),
-    )
 
 
 @torch.inference_mode()

@@ -51,7 +51,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esogen.generate.denoise import Examined, Step, chunk_rows
-from esogen.generate.draft_calls import Call, Calls
+from esogen.generate.draft_calls import Call, DraftCalls
 from esogen.generate.draft_rows import Bools, Rows, Text, spread
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import search, shape
@@ -107,7 +107,7 @@ class Lossless:
     def __init__(
         self,
         network: Network,
-        calls: Calls,
+        calls: DraftCalls,
         rows: Rows,
         rule: Rule,
         drafting: Drafting,

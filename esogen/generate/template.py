@@ -179,7 +179,7 @@ def _before_blank(text: str, tokenizer: Tokenizer) -> list[int]:
     return ids or tokenizer.encode(kept)
 
 
-def fix(tokens: Tokens, words: Sequence[str], tokenizer: Tokenizer, longest: int) -> Tokens:
+def fix_words(tokens: Tokens, words: Sequence[str], tokenizer: Tokenizer, longest: int) -> Tokens:
     """Fix words, each `POSITION:WORD`, positions counted in tokens from 0 over the whole text.
 
     Raises `UsageError` for one that is no such pair, is several tokens, contradicts another, or

@@ -16,16 +16,10 @@ from torch import Tensor
 
 from esogen.generate.captured import Through
 from esogen.generate.denoise import Progress
-from esogen.generate.plan import Plan
 from esogen.model import patterns
 from esogen.model.attention import Dense
 from esogen.model.network import Network, hidden_after_bos
 from esogen.peers.attend import hidden_through
-
-
-def prefix_length(plan: Plan) -> int:
-    """Tokens that see each other both ways in the end: given, or decided by diffusion."""
-    return plan.given + int(plan.counts_S[: plan.diffusion_steps].sum())
 
 
 class CachedCalls:

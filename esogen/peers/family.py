@@ -47,7 +47,7 @@ def plan_for(
 
 def calls_for(network: Network, plan: Plan, *, cached: bool, kernels: Kernels = SDPA) -> Calls:
     """Fresh calls for a run of `plan`, with the family's KV cache and these kernels, or not."""
-    config, prefix = network.config, esolm_a.prefix_length(plan)
+    config, prefix = network.config, plan.late  # what sees itself both ways, in (A)
     if not cached and config.family != "mdlm":
         return _uncached(network, prefix)
     rows, length = plan.order_BL.shape

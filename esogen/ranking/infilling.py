@@ -25,8 +25,7 @@ from esogen.checkpoint.memory import Room
 from esogen.errors import NumericalError
 from esogen.generate.batches import batches
 from esogen.generate.denoise import Step
-from esogen.generate.draft_calls import Calls as DraftCalls
-from esogen.generate.draft_calls import PrefixedDrafts, UncachedDrafts
+from esogen.generate.draft_calls import DraftCalls, PrefixedDrafts, UncachedDrafts
 from esogen.generate.draft_rows import Rows, Text
 from esogen.generate.drafting import Drafting
 from esogen.generate.draw import DrawSettings
@@ -41,13 +40,12 @@ from esogen.generate.fill import (
     fill,
     prefilled,
 )
-from esogen.generate.fill import start as start_canvas
 from esogen.generate.lossless import Lossless
 from esogen.generate.plan import Plan, ScheduleSettings, make_plan
 from esogen.generate.streams import token_uniforms
 from esogen.generate.template import BLANK, Layout, Tokens, layouts
 from esogen.generate.verify import Agreement
-from esogen.ranking.scores import LEFT_TO_RIGHT, Order, best, scores
+from esogen.ranking.scores import LEFT_TO_RIGHT, RankingOrder, best, scores
 
 FREE, BEGINS_WORD = 0, 1
 """Kinds of positions: any token, or one that begins a word with a space before it."""
@@ -67,7 +65,7 @@ class InfillSettings:
     n: int = 8
     max_combinations: int = 64
     end_allowed: bool = False
-    order: Order = LEFT_TO_RIGHT
+    order: RankingOrder = LEFT_TO_RIGHT
     kv_cache: bool = True
     drafting: Drafting | None = None
 
@@ -127,7 +125,7 @@ class Filled:
     candidates: tuple[Candidate, ...]
     combinations: int
     tried: tuple[LengthsTried, ...]
-    order: Order
+    order: RankingOrder
 
     def __iter__(self) -> Iterator[Candidate]:
         return iter(self.candidates)
@@ -224,7 +222,7 @@ class InfillBatch:
 
     def _plain_steps(self) -> Iterator[Step]:
         network, rows = self._engine.network, self.rows
-        canvas = start_canvas(network, rows, self._engine.device)
+        canvas = Canvas.of(network, rows, self._engine.device)
         calls = self.calls(canvas, cached=self.settings.kv_cache)
         return fill(network, calls, rows, canvas, self.settings.rule(self._engine))
 
@@ -240,7 +238,7 @@ class InfillBatch:
     def verify(self) -> Agreement:
         """This batch again, cached against uncached, shown the same tokens."""
         network, rows = self._engine.network, self.rows
-        canvas = start_canvas(network, rows, self._engine.device)
+        canvas = Canvas.of(network, rows, self._engine.device)
         rule = self.settings.rule(self._engine)
         return agreement(network, self.calls(canvas, cached=True), rows, canvas, rule)
 
@@ -420,7 +418,7 @@ class _Open:
     wanted: int
     candidates: list[Candidate]
 
-    def ranked(self, order: Order) -> Filled:
+    def ranked(self, order: RankingOrder) -> Filled:
         by_lengths: dict[tuple[int, ...], list[float]] = {}
         for candidate in self.candidates:
             by_lengths.setdefault(candidate.lengths, []).append(candidate.score_per_token)

@@ -17,7 +17,7 @@ from esogen.errors import UsageError
 from esogen.generate.template import Blank, Template, Tokens
 from esogen.likelihood import log_probs
 from esogen.model.network import Network
-from esogen.ranking.scores import Order
+from esogen.ranking.scores import RankingOrder
 
 ORDERS = 8
 """Random orders whose mean says how likely a token is."""
@@ -58,7 +58,7 @@ def revise(
 
 def mean_log_probs(network: Network, ids: Sequence[int], seed: int) -> NDArray[np.float64]:
     """Mean over `ORDERS` random orders of each token's log-probability, nats."""
-    orders = Order(ORDERS, seed).of(len(ids))
+    orders = RankingOrder(ORDERS, seed).of(len(ids))
     found = log_probs(network, [np.array(ids)] * ORDERS, orders)
     mean_L: NDArray[np.float64] = np.mean(found, axis=0)
     return mean_L

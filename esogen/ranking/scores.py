@@ -21,7 +21,7 @@ Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RankingOrder:
     """The order that texts are scored in: left to right, or the bound over `count` random ones.
 
     Random orders are a function of `seed`: the first n positions of a text come in the same order
@@ -44,10 +44,10 @@ class Order:
         return "left to right" if self.count == 1 else f"bound over {self.count} random orders"
 
 
-LEFT_TO_RIGHT = Order()
+LEFT_TO_RIGHT = RankingOrder()
 
 
-def scores(network: Network, texts: Sequence[Sequence[int]], order: Order) -> list[float]:
+def scores(network: Network, texts: Sequence[Sequence[int]], order: RankingOrder) -> list[float]:
     """`log p` of each text, nats: exact for one order, a lower bound of the whole for several."""
     repeated = [np.array(text, np.int64) for text in texts for _ in range(order.count)]
     orders = [each for text in texts for each in order.of(len(text))]

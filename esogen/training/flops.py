@@ -15,7 +15,7 @@ from esogen.training.batch import Share
 from esogen.training.objective import diffusion_loss, sequential_loss
 from esogen.training.peer_objectives import bd3lm_loss
 
-_BACKWARD = 3
+_FORWARD_AND_BACKWARD = 3
 _HALVES = (sequential_loss, bd3lm_loss)
 
 
@@ -29,7 +29,7 @@ def step_flops(config: ModelConfig, share: Share) -> float:
         products -= 9 * width**2 * length
     products += 2 * width * blocks * _pairs(config, length, share.row_loss)
     hidden = int(share.noise.masked_BL.sum())
-    return 2.0 * _BACKWARD * (rows * products + hidden * width * config.vocab_size)
+    return 2.0 * _FORWARD_AND_BACKWARD * (rows * products + hidden * width * config.vocab_size)
 
 
 def _pairs(config: ModelConfig, length: int, row_loss: Callable[..., object]) -> float:

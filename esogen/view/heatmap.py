@@ -8,9 +8,9 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
-from xml.sax.saxutils import escape
 
 from esogen.view.flow import Flow, Line, cells, parts_of
+from esogen.view.svg import xml
 from esogen.view.theme import RESET
 from esogen.visible import visible
 
@@ -164,14 +164,14 @@ def _html(pictures: Sequence[Picture], scale: Scale, note: str) -> Iterator[str]
         f"{_classes(scale)}</style></head><body>\n"
     )
     for picture in pictures:
-        yield f'<h2>{_xml(picture.title)}</h2>\n<p class="t">'
+        yield f'<h2>{xml(picture.title)}</h2>\n<p class="t">'
         yield from (_html_cell(cell, scale) for cell in picture.cells)
         yield "</p>\n"
     swatches = " ".join(
-        f'<span class="c{i}">&nbsp;{_xml(label)}&nbsp;</span>'
+        f'<span class="c{i}">&nbsp;{xml(label)}&nbsp;</span>'
         for i, label in enumerate(scale.labels)
     )
-    yield f'<p class="l">{swatches}<br>{_xml(scale.legend)} · {_xml(note)}</p>\n</body></html>\n'
+    yield f'<p class="l">{swatches}<br>{xml(scale.legend)} · {xml(note)}</p>\n</body></html>\n'
 
 
 def _classes(scale: Scale) -> str:
@@ -183,7 +183,7 @@ def _classes(scale: Scale) -> str:
 
 
 def _html_cell(cell: Cell, scale: Scale) -> str:
-    shown = _xml(visible(cell.text).replace("\n", f"{_NEWLINE}\n"))
+    shown = xml(visible(cell.text).replace("\n", f"{_NEWLINE}\n"))
     if cell.value is None:
         return shown
     return f'<span class="c{scale.step(cell.value)}" title="{cell.value:.4g}">{shown}</span>'
@@ -235,12 +235,7 @@ def _svg_row(number: int, line: Line, scale: Scale) -> str:
         if text.strip():
             drawn.append(
                 f'<text x="{x:g}" y="{top + 15:g}" textLength="{width:g}"'
-                f' fill="{color.hex_letters if color else "#000"}">{_xml(text)}</text>'
+                f' fill="{color.hex_letters if color else "#000"}">{xml(text)}</text>'
             )
         x += width
     return "".join(drawn)
-
-
-def _xml(text: str) -> str:
-    """`text` as XML takes it: escaped, and without the two characters that XML forbids."""
-    return escape(text.replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd"), {'"': "&quot;"})

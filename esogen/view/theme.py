@@ -46,23 +46,9 @@ class Paint:
         ]
         return f"\x1b[{';'.join(numbers)}m" if numbers else ""
 
-    @property
-    def hex(self) -> str | None:
-        """The colour as `#rrggbb`; None for the terminal's own."""
-        return None if self.color is None else _hex(self.color)
-
 
 Theme = Mapping[str, Paint]
 """A paint for each role."""
-
-
-def _hex(color: int) -> str:
-    """A colour of the palette's cube (16 to 231) or of its greys (232 to 255)."""
-    if color >= 232:
-        return f"#{8 + 10 * (color - 232):02x}" + f"{8 + 10 * (color - 232):02x}" * 2
-    levels = (0, 95, 135, 175, 215, 255)
-    red, green, blue = (color - 16) // 36, (color - 16) // 6 % 6, (color - 16) % 6
-    return f"#{levels[red]:02x}{levels[green]:02x}{levels[blue]:02x}"
 
 
 _VIRIDIS = (61, 67, 68, 37, 72, 71, 106, 178)
