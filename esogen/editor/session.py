@@ -14,6 +14,7 @@ Shapes: L positions of the text, K tokens of one step, V vocabulary.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from esogen.editor.state import Ids, Knobs, State
 from esogen.errors import UsageError
 from esogen.generate.captured import Through
 from esogen.generate.denoise import Step
-from esogen.generate.fill import decide
+from esogen.generate.fill import Rule, decide
 from esogen.generate.plan import make_plan
 from esogen.generate.streams import token_uniforms
 from esogen.generate.template import BLANK, Blank, Layout, Template, Tokens, layouts, tokenise
@@ -362,14 +363,14 @@ class Session:
         order = np.concatenate([kept, plan.order_BL[0, plan.given :]])
         fork = _common(parent.standing, np.stack([kept, tokens_L[kept]], 1))
         self._lay_aside(parent, fork)
-        finished = False
+        finished, noise = False, self._noise(wanted)
         fresh = tuple(blank.tolist())
         self.live = replace(wanted, tokens_L=tokens_L, log_probs_L=log_probs_L, decided=fresh)
         try:
             decided = len(kept)
             for index, count in enumerate(plan.counts_S.tolist()):
                 positions = order[decided : decided + count]
-                tokens, log_probs = self._draw(wanted, tokens_L, order[: decided + count], count)
+                tokens, log_probs = self._draw(noise, tokens_L, order[: decided + count], count)
                 tokens_L[positions], log_probs_L[positions] = tokens.cpu(), log_probs.cpu()
                 decided += count
                 yield Step(
@@ -399,17 +400,24 @@ class Session:
             )
         )
 
-    def _draw(self, state: State, tokens_L: Ids, order: Ids, count: int) -> tuple[Tensor, Tensor]:
+    def _noise(self, state: State) -> "_Noise":
+        uniforms_L3 = token_uniforms(self.settings.seed, state.sample, len(state.tokens_L))
+        kinds_L = np.where(state.layout.spaced_L, BEGINS_WORD, FREE)
+        uniforms, kinds = (
+            torch.from_numpy(x).to(self.engine.device) for x in (uniforms_L3[:, 0], kinds_L)
+        )
+        rule = replace(self.settings, draw=state.knobs.draw).rule(self.engine)
+        return _Noise(uniforms, kinds, rule)
+
+    def _draw(
+        self, noise: "_Noise", tokens_L: Ids, order: Ids, count: int
+    ) -> tuple[Tensor, Tensor]:
         """One step: what does not stand yet becomes clean, then the last `count` are drawn."""
         clean = len(order) - count
         hidden_KD = self._feed(tokens_L, order, clean)
-        positions = order[clean:]
-        uniforms_L = token_uniforms(self.settings.seed, state.sample, len(tokens_L))[:, 0]
-        kinds_L = np.where(state.layout.spaced_L, BEGINS_WORD, FREE)
-        rule = replace(self.settings, draw=state.knobs.draw).rule(self.engine)
-        device = self.engine.device
-        uniforms, kinds = (torch.from_numpy(x[positions]).to(device) for x in (uniforms_L, kinds_L))
-        drawn = decide(self.engine.network, hidden_KD, uniforms, kinds, rule)
+        at = torch.from_numpy(order[clean:]).to(self.engine.device)
+        uniforms, kinds = noise.uniforms_L[at], noise.kinds_L[at]
+        drawn = decide(self.engine.network, hidden_KD, uniforms, kinds, noise.rule)
         return drawn.tokens, drawn.log_probs
 
     @torch.inference_mode()
@@ -509,6 +517,14 @@ class Session:
         """Compute what of `state` does not stand."""
         if self._standing < state.clean:
             self._feed(state.tokens_L, state.order[: state.clean], state.clean)
+
+
+class _Noise(NamedTuple):
+    """What the tokens of a state are drawn with, by position, and how."""
+
+    uniforms_L: Tensor
+    kinds_L: Tensor
+    rule: Rule
 
 
 def _common(one: Ids, other: Ids) -> int:
