@@ -779,6 +779,34 @@ def test_what_goes_wrong_in_a_measurement_is_one_line_and_no_traceback(
     assert "nope" in said[-1]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("__main__ help --rounds 0", "argument --rounds: '0' is no whole number from 1 on"),
+        ("agreement --rows x", "argument --rows: 'x' is no whole number from 1 on"),
+        ("drafts speed --batches 1 0", "argument --batches: '0' is no whole number from 1 on"),
+        ("infill text --texts 0", "argument --texts: '0' is no whole number from 1 on"),
+        ("quality text --alpha-0 3", "argument --alpha-0: '3' is no number from 0 to 1"),
+        ("gpu -o out --only foo", "--only foo is none of"),
+    ],
+)
+def test_a_value_that_a_measurement_cannot_take_is_told_by_its_flag(
+    words: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, *rest = words.split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *rest])
+    monkeypatch.delitem(sys.modules, f"esogen.bench.{name}", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"esogen.bench.{name}", run_name="__main__")
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", ["__main__ view2", "drafts speeds"])
 def test_a_figure_that_there_is_not_is_wrong_usage(
     words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

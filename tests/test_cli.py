@@ -1002,6 +1002,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("infill --jsonl --work x", "--jsonl", "--work"),
         ("infill --jsonl --verify", "--jsonl", "--verify"),
         ("infill --jsonl --plain", "--jsonl", "--plain"),
+        ("infill --jsonl -L 5", "--jsonl", "--length"),
         ("infill --jsonl --format text", "--jsonl", "--format text"),
         ("infill --plain --trace x [MASK]", "--plain", "--trace"),
         ("infill --plain --draft 4 [MASK]", "--plain", "--draft"),

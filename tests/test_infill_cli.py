@@ -246,6 +246,41 @@ def test_what_was_typed_is_in_the_working_file_before_it_is_filled(
     assert json.loads(work.read_text())["typed"] == "The [MASK:999] cat."
 
 
+def test_a_session_in_which_nothing_was_done_leaves_the_last_one_where_it_is(
+    infill: Esogen, tmp_path: Path
+) -> None:
+    work = tmp_path / "work.json"
+    plain(infill, work, "The [MASK:2] cat.", commands="reroll\n")
+    held = work.read_bytes()
+    assert "--plain needs a TEMPLATE" in problem(plain(infill, work, commands=""), 2)
+    assert work.read_bytes() == held
+    assert [*tmp_path.iterdir()] == [work]
+
+
+def test_a_revision_without_a_draft_is_told_so(on_terminal: Esogen) -> None:
+    result = on_terminal("infill", "--revise", "30%")
+    assert "--revise needs a draft: name its file, or - for stdin" in result.screen
+    assert result.code == 2
+
+
+def test_a_terminal_that_cannot_be_drawn_on_is_edited_line_by_line(
+    on_terminal: Esogen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    result = on_terminal("infill", "-m", "stories")
+    assert "edit line by line with --plain" in result.screen
+    assert "\x1b[?1049h" not in result.screen
+    assert result.code == 2
+
+
+def test_a_broken_line_keeps_its_id(infill: Esogen) -> None:
+    result = infill("--jsonl", *SEED, stdin=b'{"template": "no blank", "id": "b"}\n{"id": 1}\n')
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert (first["line"], first["id"]) == (1, "b")
+    assert "no blank" in first["error"]
+    assert "id" not in second
+
+
 @pytest.mark.parametrize("held", ["Dear diary,", '{"title": "a letter"}', "[]", None])
 def test_what_is_no_working_file_is_left_as_it_is(
     infill: Esogen, held: str | None, tmp_path: Path

@@ -617,11 +617,14 @@ def test_json_lines_are_known_by_their_name_or_by_the_field() -> None:
     assert read(lzma.compress(lines), "some.jsonl.xz") == ["One.", ""]
 
 
+@pytest.mark.parametrize("data", [b"", b"\n \n"])
+def test_a_file_without_a_text_holds_an_empty_one(data: bytes) -> None:
+    assert read(data, "some.txt") == [""]
+
+
 @pytest.mark.parametrize(
     ("data", "name", "named"),
     [
-        (b"", "some.txt", "some.txt is empty"),
-        (b"\n \n", "some.txt", "some.txt is empty"),
         (b"abc\nd\xffe", "some.txt", "some.txt is not UTF-8: there is the byte 0xff at 5"),
         (b"not xz", "some.txt.xz", "some.txt.xz is no intact xz file"),
         (lzma.compress(b"abc" * 100)[:-20], "some.txt.xz", "is no intact xz file"),

@@ -962,6 +962,15 @@ def test_a_family_that_there_is_not_is_told_the_nearest(command: Command, text: 
     assert "did you mean --family bd3lm?" in said
 
 
+def test_a_card_with_more_tokens_than_the_model_reads_is_refused_before_training(
+    command: Command, text: Path, tmp_path: Path
+) -> None:
+    code, said = command(text, "-o", tmp_path / "out", *SMALL, "--steps=2", "--card-length=999")
+    assert code == 2
+    assert "--card-length is 999; it must be from 1 to 16, what the model reads" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_rows_longer_than_the_model_are_refused(
     command: Command, text: Path, tmp_path: Path, tiny_folder: Path
 ) -> None:

@@ -10,7 +10,7 @@ from esogen.bench.loading import loading
 from esogen.bench.machine import machine
 from esogen.bench.memory import peak_memory
 from esogen.bench.processes import cold_sample, help_time
-from esogen.bench.program import run
+from esogen.bench.program import count, run
 from esogen.bench.sampling import cached_against_uncached, share_of_drawing
 from esogen.bench.scoring import scoring_figures
 from esogen.bench.view import view_overhead
@@ -30,7 +30,7 @@ def main() -> None:
         help=f"one of {', '.join(NAMES)}, or how it begins",
     )
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats of each pair")
+    parser.add_argument("--rounds", type=count, default=5, help="interleaved repeats of each pair")
     words = parser.parse_args()
     if not any(name.startswith(words.only) for name in NAMES):
         parser.error(f"no figure begins with {words.only!r}; there are {', '.join(NAMES)}")

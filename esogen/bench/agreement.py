@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from esogen.bench.program import run
+from esogen.bench.program import count, run
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.generate.verify import Agreement, RowByRow, Side, compare
 from esogen.language_model import LanguageModel, load
@@ -20,7 +20,7 @@ def main() -> None:
         prog="python -m esogen.bench.agreement", description=main.__doc__
     )
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
-    parser.add_argument("--rows", type=int, default=16, help="samples compared per setting")
+    parser.add_argument("--rows", type=count, default=16, help="samples compared per setting")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     words = parser.parse_args()
     oracle = load(words.model, device=words.device, dtype="fp32")

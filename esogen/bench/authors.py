@@ -31,7 +31,7 @@ from esogen.bench.cases import SIZES, Case, Setup, sized
 from esogen.bench.figures import Figure, interleaved
 from esogen.bench.gauges import wait_for
 from esogen.bench.machine import commit, device_facts, machine
-from esogen.bench.program import run
+from esogen.bench.program import count, run, share
 from esogen.bench.subject import Subject, open_subject, random_weights
 from esogen.checkpoint.placement import choose_device, choose_dtype
 from esogen.errors import EsogenError, UsageError
@@ -282,12 +282,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m esogen.bench.authors", description=__doc__)
     parser.add_argument("checkout", type=Path, help="a checkout of the authors' repository")
     parser.add_argument("--size", default="small", choices=SIZES, help="of the random network")
-    parser.add_argument("-L", "--length", type=int, default=1024, help="tokens of a text")
-    parser.add_argument("-s", "--steps", type=int, default=1024, help="of the diffusion")
-    parser.add_argument("--alpha-0", type=float, default=1.0, help="share of the diffusion phase")
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1])
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each, in turn")
-    parser.add_argument("--top-p", type=float, default=0.9, help="nucleus")
+    parser.add_argument("-L", "--length", type=count, default=1024, help="tokens of a text")
+    parser.add_argument("-s", "--steps", type=count, default=1024, help="of the diffusion")
+    parser.add_argument("--alpha-0", type=share, default=1.0, help="share of the diffusion phase")
+    parser.add_argument("--batch-size", type=count, nargs="+", default=[1])
+    parser.add_argument("--rounds", type=count, default=3, help="runs of each, in turn")
+    parser.add_argument("--top-p", type=share, default=0.9, help="nucleus")
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
     parser.add_argument("--dtype", default="auto", help="ours")
     words = parser.parse_args()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from esogen.bench import plot as pictures
 from esogen.bench.machine import machine
-from esogen.bench.program import run
+from esogen.bench.program import count, run
 from esogen.bench.two_samples import p_value
 from esogen.checkpoint.config_file import Schedule
 from esogen.checkpoint.resolve import DEFAULT_MODEL
@@ -204,10 +204,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m esogen.bench.drafts", description=__doc__)
     parser.add_argument("parts", nargs="*", help="speed, acceptance, quality; all unless said")
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
-    parser.add_argument("-L", "--length", type=int, default=256, help="tokens of a text")
-    parser.add_argument("--rounds", type=int, default=10, help="runs of each way, in turn")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64], help="for speed")
-    parser.add_argument("-n", "--samples", type=int, default=256, help="texts for quality")
+    parser.add_argument("-L", "--length", type=count, default=256, help="tokens of a text")
+    parser.add_argument("--rounds", type=count, default=10, help="runs of each way, in turn")
+    parser.add_argument("--batches", type=count, nargs="+", default=[1, 16, 64], help="for speed")
+    parser.add_argument("-n", "--samples", type=count, default=256, help="texts for quality")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--plot", type=Path, help="draw the quality into this .svg or .png")

@@ -138,6 +138,8 @@ def main() -> None:
     words.output.mkdir(parents=True, exist_ok=True)
     found, failed = {}, []
     wanted = commands(words.output, words.device, tiny=words.tiny, authors=words.authors)
+    if unknown := {*(words.only or ())} - {*wanted}:
+        parser.error(f"--only {min(unknown)} is none of {', '.join(wanted)}")
     for name, command in wanted.items():
         if words.only and name not in words.only:
             continue

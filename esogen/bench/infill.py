@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esogen.bench.figures import Figure, interleaved
-from esogen.bench.program import run
+from esogen.bench.program import count, run
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.generate.fill import Canvas, prefilled
 from esogen.generate.streams import Purpose, stream
@@ -48,9 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m esogen.bench.infill", description=main.__doc__)
     parser.add_argument("files", nargs="+", type=Path, help="held-out texts, plain or xz")
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
-    parser.add_argument("--texts", type=int, default=100, help="texts of each file")
-    parser.add_argument("--candidates", type=int, default=4, help="of each length searched")
-    parser.add_argument("--rounds", type=int, default=9, help="interleaved repeats of the timing")
+    parser.add_argument("--texts", type=count, default=100, help="texts of each file")
+    parser.add_argument("--candidates", type=count, default=4, help="of each length searched")
+    parser.add_argument("--rounds", type=count, default=9, help="interleaved repeats of the timing")
     words = parser.parse_args()
     lm = load(words.model, dtype="fp32")
     found: dict[str, object] = {}
@@ -95,11 +95,11 @@ def spans(lm: LanguageModel, texts: Sequence[str], most: int) -> Iterator[Gap]:
     tokenizer, made = lm.checkpoint.tokenizer, 0
     for number, hole in enumerate(gaps(lm, texts, len(texts), words_removed=1)):
         words = hole.after.split(" ")
-        for count in range(1, min(LONGEST_WORD + 1, len(words) - 5)):
-            removed = " ".join([hole.words, *words[1:count]])
+        for end in range(1, min(LONGEST_WORD + 1, len(words) - 5)):
+            removed = " ".join([hole.words, *words[1:end]])
             if made < most and len(tokenizer.encode(f" {removed}")) == number % LONGEST_WORD + 1:
                 made += 1
-                yield Gap(hole.before, removed, " " + " ".join(words[count:]))
+                yield Gap(hole.before, removed, " " + " ".join(words[end:]))
                 break
 
 

@@ -29,7 +29,7 @@ import numpy as np
 from esogen.atomic import replacing
 from esogen.bench.copying import copied
 from esogen.bench.likelihoods import subset
-from esogen.bench.program import run
+from esogen.bench.program import count, run, share
 from esogen.checkpoint.config_file import read_config
 from esogen.checkpoint.resolve import explain, resolve
 from esogen.errors import EsogenError
@@ -98,11 +98,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--training", type=Path, nargs="+", required=True, help="*.tokens.xz")
     parser.add_argument("--held-out", type=Path, required=True, help="text")
     parser.add_argument("--minutes", type=float, default=math.inf, help="sample no longer now")
-    parser.add_argument("--samples", type=int, default=64, help="at each setting")
-    parser.add_argument("--length", type=int, default=512, help="of samples, in tokens")
-    parser.add_argument("--alpha-0", type=float, nargs="+", default=ALPHAS)
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
-    parser.add_argument("--top-p", type=float, default=0.9)
+    parser.add_argument("--samples", type=count, default=64, help="at each setting")
+    parser.add_argument("--length", type=count, default=512, help="of samples, in tokens")
+    parser.add_argument("--alpha-0", type=share, nargs="+", default=ALPHAS)
+    parser.add_argument("--steps", type=count, nargs="+", default=STEPS)
+    parser.add_argument("--top-p", type=share, default=0.9)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser.parse_args()
 

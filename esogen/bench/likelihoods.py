@@ -12,7 +12,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from esogen.bench.program import run
+from esogen.bench.program import count, run, share
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.generate.streams import Purpose, stream
 from esogen.language_model import LanguageModel, load
@@ -34,9 +34,9 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, help="text, plain or xz")
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--alpha-0", nargs="+", type=float, default=ALPHAS)
-    parser.add_argument("--orders", type=int, default=100, help="K of the bound")
-    parser.add_argument("--time-samples", type=int, default=16, help="draws for the NELBO")
+    parser.add_argument("--alpha-0", nargs="+", type=share, default=ALPHAS)
+    parser.add_argument("--orders", type=count, default=100, help="K of the bound")
+    parser.add_argument("--time-samples", type=count, default=16, help="draws for the NELBO")
     parser.add_argument("--tokens", type=int, default=10_000, help="of each file, about; 0: all")
     words = parser.parse_args()
     lm = load(words.model, device=words.device, dtype="fp32")

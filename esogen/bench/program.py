@@ -1,5 +1,6 @@
 """A measurement as a program of its own: `python -m esogen.bench.NAME`."""
 
+import argparse
 import os
 import signal
 import sys
@@ -8,6 +9,23 @@ from typing import NoReturn
 
 from esogen.errors import explain
 from esogen.visible import one_line
+
+
+def count(word: str) -> int:
+    """A flag's value that must be a whole number from 1 on."""
+    if not (word.isascii() and word.isdigit() and int(word[:18]) > 0):
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1 on")
+    return int(word)
+
+
+def share(word: str) -> float:
+    """A flag's value that must be in [0, 1]."""
+    try:
+        if 0.0 <= float(word) <= 1.0:
+            return float(word)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{word!r} is no number from 0 to 1")
 
 
 def run(main: Callable[[], object]) -> NoReturn:

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from esogen.bench.program import run
+from esogen.bench.program import run, share
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.language_model import load
 from esogen.model.families import ALPHA_0
@@ -20,7 +20,7 @@ def main() -> None:
     )
     parser.add_argument("files", nargs="+", type=Path, help="text, plain or xz")
     parser.add_argument("-m", "--model", default=DEFAULT_MODEL, help="built-in name or folder")
-    parser.add_argument("--alpha-0", nargs="+", type=float, help="1, 0.25 and 0, or the family's")
+    parser.add_argument("--alpha-0", nargs="+", type=share, help="1, 0.25 and 0, or the family's")
     words = parser.parse_args()
     lm = load(words.model, dtype="fp32")
     length, family = lm.checkpoint.config.model_length, lm.checkpoint.config.family

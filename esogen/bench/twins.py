@@ -22,7 +22,7 @@ from typing import Any
 from esogen.atomic import replacing
 from esogen.bench.likelihoods import subset, total
 from esogen.bench.plot import INSTALL, save
-from esogen.bench.program import run
+from esogen.bench.program import count, run
 from esogen.checkpoint.config_file import read_config
 from esogen.checkpoint.resolve import CONFIG
 from esogen.errors import EsogenError
@@ -85,8 +85,8 @@ def _options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--minutes", type=float, default=math.inf, help="train no longer now")
     parser.add_argument("--only", nargs="+", choices=[twin.name for twin in TWINS])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--orders", type=int, default=100, help="K of the exact bound")
-    parser.add_argument("--time-samples", type=int, default=16, help="draws for the NELBO")
+    parser.add_argument("--orders", type=count, default=100, help="K of the exact bound")
+    parser.add_argument("--time-samples", type=count, default=16, help="draws for the NELBO")
     parser.add_argument("--tokens", type=int, default=10_000, help="of each file, about; 0: all")
     return parser.parse_args(words), flags
 

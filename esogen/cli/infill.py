@@ -38,7 +38,9 @@ _NOT_EDITED = (
 )
 """What the editor has no use for."""
 _APART: options.Apart = {
-    "--jsonl": ("--revise", "--plain", "--resume", "--work", "--verify", "--format text"),
+    "--jsonl": (
+        *("--revise", "--plain", "--resume", "--work", "--verify", "--format text", "--length"),
+    ),
     "--plain": _NOT_EDITED,
     "--resume": (*_NOT_EDITED, "--fix", "--starts-with", "--ends-with", "--length"),
     "--revise": ("--work",),
@@ -129,6 +131,8 @@ def infill(
     make = partial(Setup, model, device, dtype, attention, batch_size, top, settings=settings)
     with audience(console, live=live, theme=drawn_in, color_by=color_by) as who:
         place = Place(output, trace, Form(format, top), who)
+        if revise is not None and given.nothing(around):
+            raise UsageError("--revise needs a draft: name its file, or - for stdin")
         if not jsonl and given.nothing(around):
             options.keep_apart(ctx, {"the editor": _NOT_EDITED})
         run = _go(ways, given, around, make, place)
@@ -160,7 +164,7 @@ def _go(
     """Work in the way that was asked for; a run of one template is returned."""
     console = place.console
     if ways.jsonl:
-        with given.lines() as lines:
+        with given.lines(console) as lines:
             fill_lines(make(template=((), None)), lines, place, around.tokens)
         return None
     if ways.plain or ways.resume or given.nothing(around):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from esogen.cli.infill_run import Place, Run, Setup, load
 from esogen.cli.output import opened
-from esogen.cli.terminal import is_terminal
+from esogen.cli.terminal import is_terminal, takes_escape_codes
 from esogen.errors import EsogenError, Interrupted, UsageError
 from esogen.visible import visible
 
@@ -42,34 +42,66 @@ def edit(
         raise UsageError("--resume goes on with the text of the working file; leave TEMPLATE out")
     run = load(setup, place.console)
     place.console.clear()
-    accepted, wrong = _at(desk, run, place, text, lambda template: read(run, template))
+    paper = _Paper(desk.work, run, begun=desk.resume)
+    try:
+        accepted, wrong = _at(desk, paper, place, text, lambda template: read(run, template))
+    except KeyboardInterrupt:
+        place.console.clear()
+        raise Interrupted(f"interrupted: {paper.kept}") from None
     if accepted is not None:
         with opened(place.output) as out:
             out.write(accepted + "\n")
     else:
-        place.console.say(f"kept in {desk.work}; --resume returns to it")
+        place.console.say(paper.kept)
     if wrong and not is_terminal(sys.stdin):
         raise EsogenError(f"{wrong} of the commands went wrong; they are named above")
 
 
+class _Paper:
+    """What is edited, and its working file.
+
+    That is not begun, and the one of an earlier session not moved, before there is something to
+    keep.
+    """
+
+    def __init__(self, work: Path, run: Run, *, begun: bool) -> None:
+        from esogen.editor.session import Session
+
+        self.session, self.name = Session(run.lm, run.settings), run.lm.checkpoint.name
+        self._work, self._begun = work, begun
+
+    @property
+    def kept(self) -> str:
+        """What is said when it is left."""
+        if not self._begun:
+            return "nothing was written, so nothing is kept"
+        return f"kept in {self._work}; --resume returns to it"
+
+    def save(self, unfilled: str) -> None:
+        """Write all of it, with a template that is not filled yet."""
+        from esogen.editor import work_file
+
+        if not self._begun:
+            if not unfilled and not self.session.states:
+                return
+            work_file.set_aside(self._work)
+            self._begun = True
+        work_file.write(self._work, self.session, self.name, typed=unfilled)
+
+
 def _at(
-    desk: Desk, run: Run, place: Place, text: str, read: Callable[[str], "Tokens"]
+    desk: Desk, paper: _Paper, place: Place, text: str, read: Callable[[str], "Tokens"]
 ) -> tuple[str | None, int]:
     from esogen.editor import work_file
     from esogen.editor.commands import Commands, Stopped
-    from esogen.editor.session import Session
 
-    session, typed = Session(run.lm, run.settings), text
-    name = run.lm.checkpoint.name
+    session, typed = paper.session, text
     if desk.resume:
-        value = work_file.read(desk.work, name, desk.seed)
+        value = work_file.read(desk.work, paper.name, desk.seed)
         work_file.resume(value, session, desk.work)
         typed = str(value.get("typed", ""))
     else:
-        work_file.set_aside(desk.work)
-
-    def save(unfilled: str) -> None:
-        work_file.write(desk.work, session, name, typed=unfilled)
+        work_file.check_ours(desk.work)
 
     def say(line: str) -> None:
         place.console.show(visible(line))
@@ -77,11 +109,10 @@ def _at(
     commands = Commands(session, read, say)
     try:
         if desk.plain:
-            return _plain(commands, typed, save)
-        return _screen(commands, typed, desk, save), 0
-    except (KeyboardInterrupt, Stopped):
-        place.console.clear()
-        raise Interrupted(f"interrupted: kept in {desk.work}; --resume returns to it") from None
+            return _plain(commands, typed, paper.save)
+        return _screen(commands, typed, desk, paper.save), 0
+    except Stopped:
+        raise KeyboardInterrupt from None
 
 
 def _plain(commands: "Commands", typed: str, save: Callable[[str], None]) -> tuple[str | None, int]:
@@ -106,6 +137,11 @@ def _lines() -> Iterator[str]:
 def _screen(
     commands: "Commands", typed: str, desk: Desk, save: Callable[[str], None]
 ) -> str | None:
+    if not takes_escape_codes():
+        raise UsageError(
+            "the editor draws on the whole terminal, and TERM says that this one cannot be drawn"
+            " on; edit line by line with --plain"
+        )
     from esogen.editor.screen import Screen
 
     screen = Screen(commands, typed=typed, history=desk.work.with_name("history"), save=save)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 from esogen.cli.infill_output import Fields, as_json, as_object
@@ -52,12 +52,13 @@ class Lines:
         for number, data in enumerate(self.source, 1):
             if not data.strip():
                 continue
+            line = _Line(number, "")
             try:
                 line = _parse(number, data)
                 tokens = self.read(line.template)
             except UsageError as error:
                 self.broken += 1
-                self._waiting.append(_Line(number, "", error=str(error)))
+                self._waiting.append(replace(line, error=str(error)))
                 self.console.report(f"line {number}: {error}")
                 continue
             self._waiting.append(line)

@@ -99,7 +99,7 @@ class Given:
         return read_file(path, "the file of a draft, or - for stdin")
 
     @contextmanager
-    def lines(self) -> Iterator[BinaryIO]:
+    def lines(self, console: Console) -> Iterator[BinaryIO]:
         """The file, or stdin, to be read line by line."""
         if self.arguments not in ((), (STDIN,)):
             raise UsageError("--jsonl reads its templates from stdin or --file; leave TEMPLATE out")
@@ -107,6 +107,8 @@ class Given:
             with opened_file(self.file, "a file with a template a line") as source:
                 yield source
         else:
+            if is_terminal(sys.stdin):
+                console.say("type templates as JSON, one a line, then Ctrl-D on a line of its own")
             yield io.BytesIO() if sys.stdin is None else sys.stdin.buffer
 
     def _check(self) -> None:

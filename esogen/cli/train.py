@@ -265,6 +265,11 @@ def _prepare(job: _Job, card: CardDefaults, place: _Place, console: Console) -> 
     beside = tokenised[0].with_name(TOKENIZER) if tokenised else None
     start = _start(job, beside, documents, device, console)
     length = _length(job, start.network.config)
+    longest = start.network.config.model_length
+    if card.length is not None and card.length > longest:
+        raise UsageError(
+            f"--card-length is {card.length}; it must be from 1 to {longest}, what the model reads"
+        )
     console.status("encoding the text ...")
     texts = joined(
         [

@@ -64,10 +64,10 @@ def read(path: Path, model: str, seed: int | None = None) -> Mapping[str, Any]:
     return dict(value)
 
 
-def set_aside(path: Path) -> None:
-    """Move the working file of an earlier session, if there is one, to `NAME.previous.SUFFIX`.
+def check_ours(path: Path) -> None:
+    """Raise `EsogenError` where something else is than a working file, or nothing.
 
-    Raises `EsogenError` for anything else that is there: it is somebody's, and stays as it is.
+    It is somebody's, and stays as it is.
     """
     if not path.exists():
         return
@@ -80,7 +80,12 @@ def set_aside(path: Path) -> None:
             f"{path} is no working file of the editor, and is left as it is; name another with"
             " --work"
         )
-    path.replace(path.with_suffix(".previous" + path.suffix))
+
+
+def set_aside(path: Path) -> None:
+    """Move the working file of an earlier session, if there is one, to `NAME.previous.SUFFIX`."""
+    if path.exists():
+        path.replace(path.with_suffix(".previous" + path.suffix))
 
 
 def resume(value: Mapping[str, Any], session: Session, path: Path) -> None:

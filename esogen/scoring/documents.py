@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from esogen.errors import EsogenError, UsageError, not_utf_8
+from esogen.errors import EsogenError, not_utf_8
 from esogen.training.data import SEPARATOR
 
 MOST_BYTES = 2**28
@@ -39,7 +39,7 @@ class Reading:
 
 
 def read_stream(file: BinaryIO, name: str, reading: Reading) -> Iterator[str]:
-    """The documents of an open file called `name`; at least one, or `EsogenError`."""
+    """The documents of an open file called `name`; of one without any, an empty one."""
     plain = _unpacked(file) if name.endswith(".xz") else file
     found = False
     with _naming(name):
@@ -47,7 +47,7 @@ def read_stream(file: BinaryIO, name: str, reading: Reading) -> Iterator[str]:
             found = True
             yield document
     if not found:
-        raise UsageError(f"{name} is empty; a text to be scored must have at least two tokens")
+        yield ""
 
 
 def _documents(lines: Iterator[str], name: str, reading: Reading) -> Iterator[str]:
