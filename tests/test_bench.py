@@ -749,6 +749,16 @@ def test_all_that_takes_a_gpu_runs_at_sizes_that_mean_nothing(
     assert (tmp_path / "families.svg").stat().st_size > 0
 
 
+def measured(words: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    """The exit code of `python -m esogen.bench.` and these words."""
+    name, *rest = words.split()
+    monkeypatch.setattr(sys, "argv", [name, *rest])
+    monkeypatch.delitem(sys.modules, f"esogen.bench.{name}", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"esogen.bench.{name}", run_name="__main__")
+    return ended.value.code
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -767,14 +777,10 @@ def test_what_goes_wrong_in_a_measurement_is_one_line_and_no_traceback(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    name, *rest = words.split()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [name, *rest])
-    monkeypatch.delitem(sys.modules, f"esogen.bench.{name}", raising=False)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module(f"esogen.bench.{name}", run_name="__main__")
+    code = measured(words, monkeypatch)
     said = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 1
+    assert code == 1
     assert [line for line in said if line.startswith("esogen: ")] == said[-1:]
     assert "nope" in said[-1]
 
@@ -797,13 +803,9 @@ def test_a_value_that_a_measurement_cannot_take_is_told_by_its_flag(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    name, *rest = words.split()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [name, *rest])
-    monkeypatch.delitem(sys.modules, f"esogen.bench.{name}", raising=False)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module(f"esogen.bench.{name}", run_name="__main__")
-    assert ended.value.code == 2
+    code = measured(words, monkeypatch)
+    assert code == 2
     assert said in capsys.readouterr().err
 
 
@@ -811,10 +813,6 @@ def test_a_value_that_a_measurement_cannot_take_is_told_by_its_flag(
 def test_a_figure_that_there_is_not_is_wrong_usage(
     words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    name, *rest = words.split()
-    monkeypatch.setattr(sys, "argv", [name, *rest])
-    monkeypatch.delitem(sys.modules, f"esogen.bench.{name}", raising=False)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module(f"esogen.bench.{name}", run_name="__main__")
-    assert ended.value.code == 2
-    assert repr(rest[0]) in capsys.readouterr().err
+    code = measured(words, monkeypatch)
+    assert code == 2
+    assert repr(words.split()[1]) in capsys.readouterr().err
