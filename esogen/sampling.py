@@ -26,7 +26,6 @@ from esogen.generate.lossless import Lossless
 from esogen.generate.plan import Plan, ScheduleSettings
 from esogen.generate.streams import token_uniforms
 from esogen.generate.verify import Agreement, Side, compare
-from esogen.model.network import Network
 from esogen.peers.family import calls_for, plan_for, row_bytes
 from esogen.trace import UNDECIDED, Recorder, Trace, first_end
 
@@ -165,9 +164,12 @@ class Batch:
         engine, numbers = self._engine, self.indices
         each = row_bytes(engine.network, self.plan, cached=False)
         rows = rows_that_fit(engine.device, each, len(numbers))
-        parts = (numbers[first : first + rows] for first in range(0, len(numbers), rows))
-        batches = (Batch(engine, self.settings, self._given, part) for part in parts)
-        return sum((_agreement(engine.network, batch) for batch in batches), Agreement())
+
+        def compared(part: Sequence[int]) -> Agreement:
+            samples = range(part[0], part[-1] + 1)
+            return _agreement(engine, Batch(engine, self.settings, self._given, samples))
+
+        return sum(Room(rows, "texts").parts(numbers, compared), Agreement())
 
     def start(self) -> Progress:
         """The batch before its first call."""
@@ -219,8 +221,8 @@ class Batch:
         )
 
 
-def _agreement(network: Network, batch: Batch) -> Agreement:
-    cached, uncached = (Side(network, batch.calls(cached=cached)) for cached in (True, False))
+def _agreement(engine: Engine, batch: Batch) -> Agreement:
+    cached, uncached = (Side(engine.network, batch.calls(cached=c)) for c in (True, False))
     return compare(cached, uncached, batch.plan, batch.start(), batch.settings.draw)
 
 

@@ -37,10 +37,9 @@ _NOT_EDITED = (
     *("--no-kv-cache", "--live", "--no-live", "--theme", "--color-by"),
 )
 """What the editor has no use for."""
+_ONE_TEMPLATE = ("--revise", "--plain", "--resume", "--work", "--verify")
 _APART: options.Apart = {
-    "--jsonl": (
-        *("--revise", "--plain", "--resume", "--work", "--verify", "--format text", "--length"),
-    ),
+    "--jsonl": (*_ONE_TEMPLATE, "--format text", "--length"),
     "--plain": _NOT_EDITED,
     "--resume": (*_NOT_EDITED, "--fix", "--starts-with", "--ends-with", "--length"),
     "--revise": ("--work",),

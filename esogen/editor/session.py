@@ -362,8 +362,8 @@ class Session:
         plan = make_plan(schedule, seed, samples, np.sort(kept), blank)
         order = np.concatenate([kept, plan.order_BL[0, plan.given :]])
         fork = _common(parent.standing, np.stack([kept, tokens_L[kept]], 1))
+        noise, finished = self._noise(wanted), False
         self._lay_aside(parent, fork)
-        finished, noise = False, self._noise(wanted)
         fresh = tuple(blank.tolist())
         self.live = replace(wanted, tokens_L=tokens_L, log_probs_L=log_probs_L, decided=fresh)
         try:

@@ -83,7 +83,11 @@ def check_ours(path: Path) -> None:
 
 
 def set_aside(path: Path) -> None:
-    """Move the working file of an earlier session, if there is one, to `NAME.previous.SUFFIX`."""
+    """Move the working file of an earlier session, if there is one, to `NAME.previous.SUFFIX`.
+
+    Raises as `check_ours` does.
+    """
+    check_ours(path)
     if path.exists():
         path.replace(path.with_suffix(".previous" + path.suffix))
 

@@ -31,7 +31,7 @@ from esogen.model.shared_prefix import SharedPrefix
 Ids = NDArray[np.int64]
 
 
-_BY_SORTING: Draw = draw
+_BY_SORTING: Draw = draw  # `draw` is a field of the class below
 
 
 @dataclass(frozen=True, slots=True, eq=False)
