@@ -508,6 +508,10 @@ def test_a_pickle_that_is_damaged_is_told_so(program: bytes, message: str) -> No
         read_pickle(program)
 
 
+def test_a_text_of_an_old_pickle_is_read_as_it_stands_though_an_escape_is_unknown() -> None:
+    assert read_pickle(b"S'a\\ub'\n.") == "a\\ub"
+
+
 def test_pickles_made_to_grow_or_to_nest_do_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     read_pickle(b"]" * 200_000 + b"a" * 199_999 + b".")
     read_pickle(b")" + b"\x85" * 200_000 + b".")

@@ -12,6 +12,7 @@ collides.
 """
 
 import pickletools
+import warnings
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -67,10 +68,12 @@ def read_pickle(data: bytes) -> object:
     """
     machine = _Machine()
     try:
-        for opcode, argument, position in islice(pickletools.genops(data), MOST_OPCODES):
-            if opcode.name == "STOP":
-                return machine.pop()
-            machine.step(opcode.name, argument, position)
+        # An old text with an unknown escape, which Python reads with a warning about its source.
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            for opcode, argument, position in islice(pickletools.genops(data), MOST_OPCODES):
+                if opcode.name == "STOP":
+                    return machine.pop()
+                machine.step(opcode.name, argument, position)
     except PickleError:
         raise
     except RecursionError as error:
