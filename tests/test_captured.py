@@ -270,7 +270,7 @@ def test_the_editor_replays_its_calls(
         drain(session.reroll(1))
         session.undo()
         drain(session.reroll(2))
-        texts.append([state.tokens_L.tolist() for state in session.states])
+        texts.append([state.tokens_L.tolist() for state in session.tree.states])
     assert recordings.replayed > 4
     assert texts[0] == texts[1]
 

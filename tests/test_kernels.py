@@ -22,7 +22,7 @@ from esogen.generate import draw as draw_module
 from esogen.generate.draw import Drawn, DrawSettings, choose_draw, draw, shape
 from esogen.model.attention import Places, Prefix, triton_attention
 from esogen.model.cache import step_by_torch
-from esogen.model.heads import Heads, Rotation
+from esogen.model.heads import Heads, Rotation, angles_of
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
@@ -185,7 +185,7 @@ def test_a_step_turns_writes_and_attends_as_torch_does(
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(DEVICE, dtype)
 
-    angles = noise(rows, queries, 1, 1, width)
+    angles = angles_of(noise(rows, queries, width))
     heads = Heads(noise(rows, queries, 3, count, width), Rotation(angles.cos(), angles.sin()))
     seen_BLL = torch.rand(rows, queries, queries, generator=generator).to(DEVICE) < 0.5
     seen_BLL |= torch.eye(queries, dtype=torch.bool, device=DEVICE)

@@ -481,7 +481,10 @@ def test_neither_batch_nor_padding_nor_folding_changes_an_evaluation(alpha_0: fl
 
 
 def test_the_error_of_one_row_is_unknown() -> None:
-    assert math.isnan(evaluate(tiny_network(), rows_of(TEXT), 0.0).nelbo.error)
+    single = evaluate(tiny_network(), rows_of(TEXT), 0.0).nelbo
+    assert math.isnan(single.error)
+    assert f"{single:.2f}" == f"{single.value:.2f}"
+    assert f"{Figure(1.5, 0.25):.2f}" == "1.50 ± 0.25"
 
 
 def test_no_rows_are_nothing_to_evaluate() -> None:

@@ -7,7 +7,7 @@ from esogen.model import patterns, two_halves
 from esogen.model.attention import Attend, Dense
 from esogen.model.block_sparse import block_sparse
 from esogen.model.config import ModelConfig
-from esogen.model.heads import Heads, Rotation
+from esogen.model.heads import Heads, Rotation, angles_of
 from esogen.model.network import Network
 from esogen.model.two_halves import TwoHalves
 from tests.conftest import random_tensors
@@ -23,7 +23,7 @@ def dense(masks: int, given: int, text: int) -> Dense:
 
 def random_inputs(places: int) -> Heads:
     generator = torch.Generator().manual_seed(places)
-    angles = torch.randn(2, places, 1, 1, 16, generator=generator)
+    angles = angles_of(torch.randn(2, places, 16, generator=generator))
     qkv_BL3NH = torch.randn(2, places, 3, 2, 16, generator=generator)
     return Heads(qkv_BL3NH, Rotation(angles.cos(), angles.sin()))
 

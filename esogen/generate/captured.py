@@ -88,6 +88,11 @@ class Cache(Protocol):
         ...
 
     @property
+    def level(self) -> int | None:
+        """The same as one number, if all rows have as many."""
+        ...
+
+    @property
     def capacity(self) -> int:
         """Places in a row."""
         ...
@@ -172,6 +177,8 @@ class Through:
 
     def _recording(self, width: int, *, told: bool) -> "_Recorded | None":
         """The recorded call that this one is to be, if any."""
+        if self._new is None:
+            return None
         found = self._fitting(width, told=told)
         if found is None and self._ahead is None and width <= self._most:
             self._met[told].append(width)
@@ -232,7 +239,7 @@ class _Recorded:
         """
         width = ids_BL.shape[1]
         self._ids_BL[:, :width], self._positions_BL[:, :width] = ids_BL, positions_BL
-        self._stand(self._cache.lengths_B)
+        self._stand()
         if self._seen_BLL is not None and seen_BLL is not None:
             spare = self._ids_BL.shape[1] - width
             # What pads sees itself: attention over nothing is no number, and would be written.
@@ -242,12 +249,12 @@ class _Recorded:
         self._warm = True
         return (self._replay or self._run)()
 
-    def _stand(self, lengths_B: NDArray[np.int64]) -> None:
+    def _stand(self) -> None:
         """Tell the device how much stands; where that is one number, without waiting for it."""
-        if (lengths_B == lengths_B[0]).all():
-            self._stands_B.fill_(int(lengths_B[0]))
+        if self._cache.level is None:
+            self._stands_B.copy_(torch.from_numpy(self._cache.lengths_B))
         else:
-            self._stands_B.copy_(torch.from_numpy(lengths_B))
+            self._stands_B.fill_(self._cache.level)
 
     def _run(self) -> Tensor:
         attend = self._cache.attend_at(self._stands_B, self._kernel, self._seen_BLL)

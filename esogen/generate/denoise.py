@@ -114,7 +114,7 @@ class CachedCalls:
     def __call__(self, progress: Progress, decided: int, fresh: int, count: int) -> Tensor:
         positions_BL = progress.order_BL[:, decided - fresh : decided + count]
         ids_BL = progress.canvas_BL.gather(1, positions_BL)
-        if not self._through.cache.lengths_B.any():
+        if self._through.cache.level == 0:
             ids_BL, positions_BL = with_bos(self._network.config, ids_BL, positions_BL)
         width = ids_BL.shape[1]
         hidden_BKD = self._through(ids_BL, positions_BL, wanted=slice(width - count, width))

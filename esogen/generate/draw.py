@@ -130,15 +130,17 @@ def _kept(probs_KV: Tensor, settings: DrawSettings) -> Tensor:
     """
     ascending_KV = _ascending(probs_KV)
     sums_KV = ascending_KV.cumsum(-1, dtype=torch.float64)
-    first = max(0, probs_KV.shape[-1] - (settings.top_k or probs_KV.shape[-1]))
-    below_K1 = sums_KV[..., first : first + 1] - ascending_KV[..., first : first + 1]
-    left_out_K1 = below_K1 + (1.0 - settings.top_p) * (sums_KV[..., -1:] - below_K1)
+    first, left_out_K1 = 0, (1.0 - settings.top_p) * sums_KV[..., -1:]
+    if settings.top_k is not None:
+        first = max(0, probs_KV.shape[-1] - settings.top_k)
+        below_K1 = sums_KV[..., first : first + 1] - ascending_KV[..., first : first + 1]
+        left_out_K1 += settings.top_p * below_K1  # below, and the share of what is above
     index_K1 = torch.searchsorted(sums_KV, left_out_K1, right=True)
     index_K1 = index_K1.clamp_(first, probs_KV.shape[-1] - 1)  # whatever rounding says, one stays
     least_K1 = ascending_KV.gather(-1, index_K1)
-    lowest_K1 = torch.searchsorted(ascending_KV, least_K1)
-    if probs_KV.device.type == "cpu" and bool((lowest_K1 == index_K1).all()):
-        return probs_KV >= least_K1  # asking waits for the device, so only a CPU asks
+    on_cpu = probs_KV.device.type == "cpu"  # asking waits for the device, so only a CPU asks
+    if on_cpu and torch.equal(torch.searchsorted(ascending_KV, least_K1), index_K1):
+        return probs_KV >= least_K1
     room_K1 = torch.searchsorted(ascending_KV, least_K1, right=True) - index_K1
     tied_KV = probs_KV == least_K1
     return (probs_KV > least_K1) | (tied_KV & (tied_KV.cumsum(-1) <= room_K1))
@@ -153,6 +155,6 @@ def _ascending(probs_KV: Tensor) -> Tensor:
 def search(probs_KV: Tensor, uniforms_K: Tensor) -> Tensor:
     """Index `[..., 1]` at which the running sum of unnormalised probabilities passes u."""
     cdf_KV = probs_KV.cumsum(-1, dtype=torch.float64)
-    target_K1 = (uniforms_K.double() * cdf_KV[..., -1])[..., None]
+    target_K1 = uniforms_K.double()[..., None] * cdf_KV[..., -1:]
     index_K1 = torch.searchsorted(cdf_KV, target_K1, right=True)
     return index_K1.clamp_(max=probs_KV.shape[-1] - 1)

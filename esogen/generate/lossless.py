@@ -189,21 +189,25 @@ def _next_call(rows: Rows, cached_B: Ids, running_B: Bools, drafting: Drafting) 
 
 
 class _Given(NamedTuple):
-    """What masks give: the model's own log-probabilities, and what is drawn from, unnormalised."""
+    """What masks give: the model's own log-probabilities, and what is drawn from, with its sum."""
 
     log_probs_MV: Tensor
     weights_MV: Tensor
+    sums_M: Tensor
 
-    def pick(self, tokens_M1: Tensor) -> _Chosen:
-        """These tokens, and how likely they were."""
-        probs_M1 = self.weights_MV.gather(-1, tokens_M1) / self.weights_MV.sum(-1, keepdim=True)
-        log_probs_M1 = self.log_probs_MV.gather(-1, tokens_M1)
-        return _Chosen(tokens_M1[:, 0], probs_M1[:, 0], log_probs_M1[:, 0])
+    def pick(self, lines_K: Tensor, tokens_K: Tensor) -> _Chosen:
+        """These tokens of these masks, and how likely they were."""
+        at = lines_K, tokens_K
+        probs_K = self.weights_MV[at] / self.sums_M[lines_K]
+        return _Chosen(tokens_K, probs_K, self.log_probs_MV[at])
 
-    @property
-    def probs_MV(self) -> Tensor:
-        """What is drawn from, normalised."""
-        return self.weights_MV / self.weights_MV.sum(-1, keepdim=True)
+    def search(self, lines_K: Tensor, uniforms_K: Tensor) -> _Chosen:
+        """A token from each of these masks."""
+        return self.pick(lines_K, search(self.weights_MV[lines_K], uniforms_K)[:, 0])
+
+    def probs_KV(self, lines_K: Tensor) -> Tensor:
+        """What is drawn from, normalised, of these masks."""
+        return self.weights_MV[lines_K] / self.sums_M[lines_K, None]
 
 
 FEW = 32
@@ -223,11 +227,11 @@ class _Masks:
         self._at_once = chunk_rows(network, hidden_MD)
         self._all = self._read(slice(None)) if len(kinds_M) <= min(FEW, self._at_once) else None
 
-    def at(self, numbers: Tensor) -> _Given:
-        """What some of them give; not more than may be in memory at once."""
+    def at(self, numbers: Tensor) -> tuple[_Given, Tensor]:
+        """What some of them give, and in which lines; not more than may be in memory at once."""
         if self._all is None:
-            return self._read(numbers)
-        return _Given(*(x[numbers] for x in self._all))
+            return self._read(numbers), torch.arange(len(numbers), device=numbers.device)
+        return self._all, numbers
 
     def in_parts(self, choose: Callable[[slice], _Chosen], count: int) -> _Chosen:
         """What is chosen from `count` of them, as many at once as may be in memory."""
@@ -236,16 +240,19 @@ class _Masks:
 
     def verify(self, numbers_D: Tensor, tokens_D: Tensor) -> _Chosen:
         """Given tokens as these masks find them, which see what is before them."""
-        return self.in_parts(
-            lambda part: self.at(numbers_D[part]).pick(tokens_D[part, None]), len(tokens_D)
-        )
+
+        def found(part: slice) -> _Chosen:
+            given, lines = self.at(numbers_D[part])
+            return given.pick(lines, tokens_D[part])
+
+        return self.in_parts(found, len(tokens_D))
 
     def draw(self, numbers_N: Tensor, uniforms_N: Tensor) -> _Chosen:
         """A token from each of these masks."""
 
         def drawn(part: slice) -> _Chosen:
-            given = self.at(numbers_N[part])
-            return given.pick(search(given.weights_MV, uniforms_N[part]))
+            given, lines = self.at(numbers_N[part])
+            return given.search(lines, uniforms_N[part])
 
         return self.in_parts(drawn, len(uniforms_N))
 
@@ -255,16 +262,18 @@ class _Masks:
         """Tokens from some of these masks instead of refused drafts, which came from others."""
 
         def drawn(part: slice) -> _Chosen:
-            given = self.at(numbers_R[part])
-            left_RV = residual(given.probs_MV, drafted.at(drafts_R[part]).probs_MV)
-            return given.pick(search(left_RV, uniforms_R[part]))
+            given, lines = self.at(numbers_R[part])
+            before, drafts = drafted.at(drafts_R[part])
+            left_RV = residual(given.probs_KV(lines), before.probs_KV(drafts))
+            return given.pick(lines, search(left_RV, uniforms_R[part])[:, 0])
 
         return self.in_parts(drawn, len(numbers_R))
 
     def _read(self, numbers: slice | Tensor) -> _Given:
         log_probs_MV = self._network.logits(self._hidden_MD[numbers]).log_softmax(-1)
         allowed_MV = self._rule.only_allowed(log_probs_MV, self._kinds_M[numbers])
-        return _Given(log_probs_MV, shape(allowed_MV, self._rule.draw))
+        weights_MV = shape(allowed_MV, self._rule.draw)
+        return _Given(log_probs_MV, weights_MV, weights_MV.sum(-1))
 
 
 class _Sampler:

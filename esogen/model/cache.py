@@ -4,7 +4,7 @@ Two verbs. `write` lays the rows of one call behind what stands (provisional); `
 first of them permanent, and the next call overwrites the rest. Because nothing that stands is ever
 changed, cutting the tail IS the exact earlier state.
 
-Shapes: B rows, L queries of this call, M keys, N heads, H head width.
+Shapes: B rows, L queries of this call, M keys, P places, N heads, H head width.
 """
 
 from collections.abc import Callable
@@ -41,13 +41,23 @@ class KVCache:
         kernel: Kernel = attention,
     ) -> None:
         places = capacity + (config.bos_id is not None)
-        shape = (config.n_blocks, 2, rows, places, config.n_heads, config.head_size)
+        shape = (config.n_blocks, rows, places, 2, config.n_heads, config.head_size)
         # Zeros: where rows are unequal, a short one reads places that nothing was written to, and
         # no mask makes 0 times NaN a number.
         self._hold(torch.zeros(shape, device=device, dtype=dtype))
         self.kernel = kernel
-        self.lengths_B: NDArray[np.int64] = np.zeros(rows, np.int64)
+        self._stands: int | NDArray[np.int64] = 0
+
+    @property
+    def lengths_B(self) -> NDArray[np.int64]:
         """Committed tokens of each row; known on the host, so no call waits for a GPU."""
+        stands = self._stands
+        return np.full(self._kv.shape[1], stands) if isinstance(stands, int) else stands
+
+    @property
+    def level(self) -> int | None:
+        """The same as one number if all rows have as many, which is the rule."""
+        return self._stands if isinstance(self._stands, int) else None
 
     def attend(self, width: int, seen_BLL: Tensor | None = None) -> "CachedAttend":
         """The attention of one call of `width` new tokens a row, behind what stands.
@@ -62,12 +72,11 @@ class KVCache:
         """The attention of one call that can be recorded, behind `stands_B` tokens."""
         return StepAttend(self, stands_B, kernel, seen_BLL)
 
-    def causal_mask(self, width: int) -> Tensor:
-        """The mask `[1, 1, L, M]`, added to the scores, of a narrow call where rows stand at one
-        length: causal.
+    def causal_mask(self, stands: int, width: int) -> Tensor:
+        """The mask `[1, 1, L, M]`, added to the scores, of a narrow call behind so many tokens of
+        every row: causal.
         """
-        first = self.capacity - int(self.lengths_B[0])
-        return self._causal_masks[None, None, :width, first : self.capacity + width]
+        return self._causal_masks[:, :, :width, self.capacity - stands : self.capacity + width]
 
     @cached_property
     def _causal_masks(self) -> Tensor:
@@ -80,51 +89,64 @@ class KVCache:
         """
         shape, like = (NARROW_CALL, self.capacity + NARROW_CALL), self._kv
         whole = torch.full(shape, -torch.inf, dtype=like.dtype, device=like.device)
-        return whole.triu(self.capacity + 1)
+        return whole.triu(self.capacity + 1)[None, None]
 
-    def write(self, layer: int, places: slice | Tensor, k_BLNH: Tensor, v_BLNH: Tensor) -> None:
+    def write(self, layer: int, places: slice | Tensor, kv_BL2NH: Tensor) -> None:
         """Lay keys and values into `places`: the same of every row, or flat indices `[B * L]`."""
-        for part, x_BLNH in enumerate((k_BLNH, v_BLNH)):
-            x_BPNH = self._layers[layer][part]
-            if isinstance(places, slice):
-                x_BPNH[:, places] = x_BLNH
-            else:
-                x_BPNH.flatten(0, 1).index_copy_(0, places, x_BLNH.flatten(0, 1))
+        kv_BP2NH = self._layers[layer]
+        if isinstance(places, slice):
+            kv_BP2NH[:, places] = kv_BL2NH
+        else:
+            kv_BP2NH.flatten(0, 1).index_copy_(0, places, kv_BL2NH.flatten(0, 1))
 
-    def read(self, layer: int, places: int) -> tuple[Tensor, ...]:
-        """Keys and values `[B, M, N, H]` of the first `places` places, as views."""
-        return tuple(x_BPNH[:, :places] for x_BPNH in self._layers[layer])
+    def read(self, layer: int, places: int) -> Tensor:
+        """Keys and values `[B, M, 2, N, H]` of the first `places` places, as a view."""
+        return self._layers[layer][:, :places]
 
     def put(self, rows: NDArray[np.int64], other: "KVCache") -> None:
         """Have all that stands in another cache stand in these rows, in place of what did."""
         there = torch.from_numpy(rows).to(self._kv.device)
         for layer in range(len(self._kv)):
-            both = zip(*(each.read(layer, other.capacity) for each in (self, other)), strict=True)
-            for mine_BMNH, x_BMNH in both:
-                mine_BMNH[there] = x_BMNH
-        self.lengths_B[rows] = other.lengths_B
+            self.read(layer, other.capacity)[there] = other.read(layer, other.capacity)
+        self._set(rows, other.lengths_B)
+
+    def clear(self, rows: NDArray[np.int64]) -> None:
+        """Let nothing stand in these rows."""
+        self._set(rows, 0)
 
     def commit(self, count_B: int | NDArray[np.int64]) -> None:
         """Make the first `count_B` tokens of the last call permanent."""
-        self.lengths_B = self.lengths_B + count_B
+        self._stand(self._stands + count_B)
 
     def cut(self, length_B: int | NDArray[np.int64]) -> None:
         """Return to the state in which only the first `length_B` tokens stood."""
-        self.lengths_B = np.minimum(self.lengths_B, length_B)
+        self._stand(np.minimum(self.lengths_B, length_B))
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         """Drop every row but these."""
-        self._hold(self._kv[:, :, torch.from_numpy(rows).to(self._kv.device)])
-        self.lengths_B = self.lengths_B[rows]
+        lengths_B = self.lengths_B[rows]
+        self._hold(self._kv[:, torch.from_numpy(rows).to(self._kv.device)])
+        self._stand(lengths_B)
+
+    def _set(self, rows: NDArray[np.int64], lengths_B: int | NDArray[np.int64]) -> None:
+        all_B = self.lengths_B.copy()
+        all_B[rows] = lengths_B
+        self._stand(all_B)
+
+    def _stand(self, lengths_B: int | NDArray[np.int64]) -> None:
+        """So many tokens stand; arrays of one number become it."""
+        if not isinstance(lengths_B, int) and len(lengths_B) and np.ptp(lengths_B) == 0:
+            lengths_B = int(lengths_B[0])
+        self._stands = lengths_B
 
     def _hold(self, kv: Tensor) -> None:
         """Keys and values of all layers are here from now on; views of each are made only once."""
-        self._kv, self._layers = kv, [each.unbind() for each in kv]
+        self._kv, self._layers = kv, kv.unbind()
 
     @property
     def capacity(self) -> int:
         """Places in a row."""
-        return self._kv.shape[3]
+        return self._kv.shape[2]
 
     @property
     def device(self) -> torch.device:
@@ -152,6 +174,7 @@ class WholeText:
         self, config: ModelConfig, rows: int, length: int, *, device: torch.device | str = "cpu"
     ) -> None:
         self.lengths_B: NDArray[np.int64] = np.zeros(rows, np.int64)
+        self.level: int | None = 0
         self.capacity, self.device = length + (config.bos_id is not None), torch.device(device)
 
     def attend(self, width: int, seen_BLL: Tensor | None = None) -> Dense:
@@ -186,22 +209,23 @@ class CachedAttend:
     """
 
     def __init__(self, cache: KVCache, width: int, seen_BLL: Tensor | None = None) -> None:
-        self._cache, self._seen = cache, int(cache.lengths_B.max()) + width
+        level = cache.level
+        stands = int(cache.lengths_B.max(initial=0)) if level is None else level
+        self._cache, self._seen = cache, stands + width
         if self._seen > cache.capacity:
             raise ValueError(f"{self._seen} tokens do not fit a cache of {cache.capacity}")
-        level = cache.lengths_B.min() == self._seen - width
-        self._new = slice(self._seen - width, self._seen) if level else _slots(cache, width)
-        self._causal = self._seen == width and seen_BLL is None
-        bare = self._causal or (level and width == 1)
-        self._mask = None if bare else self._added(width, seen_BLL, level=level)
+        self._new = _slots(cache, width) if level is None else slice(level, self._seen)
+        self._causal = level == 0 and seen_BLL is None
+        bare = self._causal or (level is not None and width == 1)
+        self._mask = None if bare else self._added(width, seen_BLL, level)
 
-    def _added(self, width: int, seen_BLL: Tensor | None, *, level: bool) -> Tensor:
+    def _added(self, width: int, seen_BLL: Tensor | None, level: int | None) -> Tensor:
         """The mask `[B or 1, 1, L, M]` as numbers added to the scores, made once for all layers."""
         device = self._cache.device
-        if level and seen_BLL is None and width <= NARROW_CALL:
-            return self._cache.causal_mask(width)
-        if level and seen_BLL is not None:
-            hidden_BLM = pad(~seen_BLL, (self._seen - width, 0))
+        if level is not None and seen_BLL is None and width <= NARROW_CALL:
+            return self._cache.causal_mask(level, width)
+        if level is not None and seen_BLL is not None:
+            hidden_BLM = pad(~seen_BLL, (level, 0))
         else:
             place_BL1 = _places(self._cache, width)[..., None]
             hidden_BLM = hidden_places(place_BL1, self._seen, seen_BLL)
@@ -210,9 +234,9 @@ class CachedAttend:
 
     def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
-        q_BLNH, k_BLNH, v_BLNH = heads.turned()
-        self._cache.write(layer, self._new, k_BLNH, v_BLNH)
-        k_BMNH, v_BMNH = self._cache.read(layer, self._seen)
+        q_BLNH, kv_BL2NH = heads.for_cache()
+        self._cache.write(layer, self._new, kv_BL2NH)
+        k_BMNH, v_BMNH = self._cache.read(layer, self._seen).unbind(2)
         kernel = self._cache.kernel
         return kernel(q_BLNH, k_BMNH, v_BMNH, self._mask, causal=self._causal)
 
@@ -238,7 +262,7 @@ class StepAttend:
 
     def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
-        k_BPNH, v_BPNH = self._cache.read(layer, self._cache.capacity)
+        k_BPNH, v_BPNH = self._cache.read(layer, self._cache.capacity).unbind(2)
         prefix = self._prefix and self._prefix(layer)
         places = Places(k_BPNH, v_BPNH, self._stands_B, self._seen_BLL, prefix)
         return self._kernel(heads, places)
@@ -283,7 +307,7 @@ def _slots(cache: KVCache, width: int) -> Tensor:
 
 def _places(cache: KVCache, width: int) -> Tensor:
     """Places `[B, L]` of new tokens, or `[1, L]` where all rows stand at one length."""
-    new_L, first = torch.arange(width, device=cache.device), int(cache.lengths_B[0])
-    if (cache.lengths_B == first).all():
-        return new_L[None] + first
+    new_L = torch.arange(width, device=cache.device)
+    if cache.level is not None:
+        return new_L[None] + cache.level
     return torch.from_numpy(cache.lengths_B).to(cache.device)[:, None] + new_L

@@ -7,7 +7,9 @@ Shapes: B rows, L tokens of this call, N heads, H head width, D model width, V v
 """
 
 import math
-from typing import Protocol, cast
+from collections.abc import Callable
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from torch.nn import functional as F
 
 from esogen.model.attention import Attend, Dense
 from esogen.model.config import TIME_FEATURES, ModelConfig
-from esogen.model.heads import Heads, Rotation
+from esogen.model.heads import Heads, Rotation, angles_of
 from esogen.model.threads import threads_for
 
 ROTARY_BASE = 10_000.0
@@ -35,13 +37,15 @@ class Network(nn.Module):
         self.config = config
         self.folded = folded
         self.vocab_embed = Embedding(config.vocab_size, config.hidden_size)
-        self.rotary_emb = Rotary(config.head_size)
+        self.rotary_emb = Rotary(config.head_size, folded=folded)
         modulated = config.has_adaln and not folded
         self.sigma_map = TimeEmbedding(config.cond_dim) if modulated else None
-        self.blocks = nn.ModuleList(
-            Block(config, layer, folded=folded) for layer in range(config.n_blocks)
-        )
+        block = FoldedBlock if folded else Block
+        self.blocks = nn.ModuleList(block(config, layer) for layer in range(config.n_blocks))
         self.output_layer = OutputLayer(config, folded=folded)
+        # Looked up once: in a step of a small model a look at a module takes as long as some sums.
+        self._embed, self._turn = self.vocab_embed.forward, self.rotary_emb.forward
+        self._blocks: list[Callable[..., Tensor]] = [each.forward for each in self.blocks]
 
     def hidden(
         self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend, wanted: slice = EVERYTHING
@@ -52,19 +56,19 @@ class Network(nn.Module):
         nobody needs more than their keys and values.
         """
         with threads_for(ids_BL.device, 4 * self.config.hidden_size**2 * ids_BL.numel()):
-            x_BLD = self.vocab_embed.forward(ids_BL)
-            rotation = self.rotary_emb.forward(positions_BL, x_BLD.dtype)
+            x_BLD = self._embed(ids_BL)
+            rotation = self._turn(positions_BL, x_BLD.dtype)
             condition = self._condition()
-            *blocks, last = cast(list[Block], self.blocks)
+            *blocks, last = self._blocks
             for block in blocks:
-                x_BLD = block.forward(x_BLD, condition, rotation, attend)
-            return last.forward(x_BLD, condition, rotation, attend, wanted)
+                x_BLD = block(x_BLD, condition, rotation, attend)
+            return last(x_BLD, condition, rotation, attend, wanted)
 
     def logits(self, hidden_KD: Tensor) -> Tensor:
         """Logits `[..., V]` in float32 of the given rows `[..., D]`; the mask token's are -inf."""
         with threads_for(hidden_KD.device, self.config.vocab_size * hidden_KD.numel()):
             logits_KV = self.output_layer.forward(hidden_KD, self._condition()).float()
-        logits_KV[..., self.config.mask_id] = -math.inf
+        logits_KV.select(-1, self.config.mask_id).fill_(-math.inf)
         return logits_KV
 
     def forward(self, ids_BL: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
@@ -119,7 +123,7 @@ class Embedding(nn.Module):
         self.embedding = nn.Parameter(torch.empty(vocab_size, hidden_size))
 
     def forward(self, ids_BL: Tensor) -> Tensor:
-        return F.embedding(ids_BL, self.embedding)
+        return torch.embedding(self.embedding, ids_BL)
 
 
 class Rotary(nn.Module):
@@ -127,15 +131,27 @@ class Rotary(nn.Module):
 
     inv_freq: Tensor
 
-    def __init__(self, head_size: int) -> None:
+    def __init__(self, head_size: int, *, folded: bool) -> None:
         super().__init__()
+        self.folded = folded
         self.register_buffer("inv_freq", rotary_frequencies(head_size))
 
     def forward(self, positions_BL: Tensor, dtype: torch.dtype) -> Rotation:
-        frequency = self.inv_freq.float()
-        signed = torch.cat([-frequency, frequency])  # which the cosine does not see
-        angle = positions_BL[..., None, None, None] * signed
+        frequencies = self._kept_frequencies if self.folded else self._frequencies()
+        angle = positions_BL.view(*positions_BL.shape, 1, 1, 1) * frequencies
         return Rotation(angle.cos().to(dtype), angle.sin().to(dtype))
+
+    def _frequencies(self) -> Tensor:
+        """By what a position is multiplied to an angle, `[3, 1, H]`.
+
+        The signs are those of the sine; the cosine does not see them.
+        """
+        frequency = self.inv_freq.float()
+        return angles_of(torch.cat([-frequency, frequency]))
+
+    @cached_property
+    def _kept_frequencies(self) -> Tensor:
+        return self._frequencies()
 
 
 def rotary_frequencies(head_size: int) -> Tensor:
@@ -171,33 +187,77 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Norm(nn.Module):
-    """Layer norm with a weight only; without even that once it is folded away."""
+    """Layer norm with a weight only."""
 
-    def __init__(self, width: int, *, folded: bool) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.weight = None if folded else nn.Parameter(torch.empty(width))
+        self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.layer_norm(x, x.shape[-1:], self.weight, eps=NORM_EPS)
+        return normalised(x, self.weight)
+
+
+def normalised(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Layer norm; without a weight once that is folded away."""
+    return torch.layer_norm(x, x.shape[-1:], weight, eps=NORM_EPS)
+
+
+class MLP(nn.Sequential):
+    """Four times the width, by GELU, and back."""
+
+    def __init__(self, width: int) -> None:
+        up, down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        super().__init__(up, nn.GELU(approximate="tanh"), down)
+
+
+class FoldedBlock(nn.Module):
+    """What `Block` is once folded: attention and MLP between bare norms.
+
+    Its products are looked up once, as in `Network`, but not before they may have been packed.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.layer, self.heads = layer, (3, config.n_heads, config.head_size)
+        self.attn_qkv = nn.Linear(width, 3 * width)
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.mlp = MLP(width)
+
+    def forward(
+        self,
+        x_BLD: Tensor,
+        condition: Tensor | None,
+        rotation: Rotation,
+        attend: Attend,
+        wanted: slice = EVERYTHING,
+    ) -> Tensor:
+        qkv, out, up, down = self._products
+        qkv_BL3NH = qkv(normalised(x_BLD)).view(*x_BLD.shape[:-1], *self.heads)
+        attended_BLNH = attend(self.layer, Heads(qkv_BL3NH, rotation))
+        x_BLD = _only(x_BLD, wanted) + out(_only(attended_BLNH, wanted).flatten(-2))
+        return x_BLD + down(F.gelu(up(normalised(x_BLD)), approximate="tanh"))
+
+    @cached_property
+    def _products(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        up, _, down = self.mlp
+        return self.attn_qkv.forward, self.attn_out.forward, up.forward, down.forward
 
 
 class Block(nn.Module):
     """Attention and MLP, each normalised before and, with adaLN, shifted, scaled and gated."""
 
-    def __init__(self, config: ModelConfig, layer: int, *, folded: bool) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         width = config.hidden_size
         self.layer, self.n_heads, self.head_size = layer, config.n_heads, config.head_size
         self.dropout = config.dropout
-        self.norm1 = Norm(width, folded=folded)
-        self.attn_qkv = nn.Linear(width, 3 * width, bias=folded)
+        self.norm1 = Norm(width)
+        self.attn_qkv = nn.Linear(width, 3 * width, bias=False)
         self.attn_out = nn.Linear(width, width, bias=False)
-        self.norm2 = Norm(width, folded=folded)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
-        )
-        modulated = config.has_adaln and not folded
-        self.adaLN_modulation = nn.Linear(config.cond_dim, 6 * width) if modulated else None
+        self.norm2 = Norm(width)
+        self.mlp = MLP(width)
+        self.adaLN_modulation = nn.Linear(config.cond_dim, 6 * width) if config.has_adaln else None
 
     def forward(
         self,
@@ -208,26 +268,21 @@ class Block(nn.Module):
         wanted: slice = EVERYTHING,
     ) -> Tensor:
         if self.adaLN_modulation is None:
-            attended = self._attend(self.norm1.forward(x), rotation, attend, wanted)
+            attended = self._attend(self.norm1(x), rotation, attend, wanted)
             x = _only(x, wanted) + self._drop(attended)
-            return x + self._drop(self._mlp(self.norm2.forward(x)))
+            return x + self._drop(self.mlp(self.norm2(x)))
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6)
-        modulated = modulate(self.norm1.forward(x), shift1, scale1)
+        modulated = modulate(self.norm1(x), shift1, scale1)
         attended = self._attend(modulated, rotation, attend, wanted)
         x = torch.addcmul(_only(x, wanted), gate1, self._drop(attended))
         return torch.addcmul(
-            x, gate2, self._drop(self._mlp(modulate(self.norm2.forward(x), shift2, scale2)))
+            x, gate2, self._drop(self.mlp(modulate(self.norm2(x), shift2, scale2)))
         )
 
     def _attend(self, x_BLD: Tensor, rotation: Rotation, attend: Attend, wanted: slice) -> Tensor:
-        packed = self.attn_qkv.forward(x_BLD)
-        qkv = packed.view(*x_BLD.shape[:-1], 3, self.n_heads, self.head_size)
+        qkv = self.attn_qkv(x_BLD).view(*x_BLD.shape[:-1], 3, self.n_heads, self.head_size)
         out_BLNH = attend(self.layer, Heads(qkv, rotation))
-        return self.attn_out.forward(_only(out_BLNH, wanted).flatten(-2))
-
-    def _mlp(self, x: Tensor) -> Tensor:
-        up, gelu, down = cast(tuple[nn.Linear, nn.GELU, nn.Linear], tuple(self.mlp))
-        return down.forward(gelu.forward(up.forward(x)))
+        return self.attn_out(_only(out_BLNH, wanted).flatten(-2))  # type: ignore[no-any-return]
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.training else x
@@ -243,7 +298,7 @@ class OutputLayer(nn.Module):
 
     def __init__(self, config: ModelConfig, *, folded: bool) -> None:
         super().__init__()
-        self.norm_final = Norm(config.hidden_size, folded=folded)
+        self.norm_final = None if folded else Norm(config.hidden_size)
         self.linear = nn.Linear(config.hidden_size, config.vocab_size)
         modulated = config.has_adaln and not folded
         self.adaLN_modulation = (
@@ -251,7 +306,7 @@ class OutputLayer(nn.Module):
         )
 
     def forward(self, hidden: Tensor, condition: Tensor | None) -> Tensor:
-        x = self.norm_final(hidden)
+        x = normalised(hidden) if self.norm_final is None else self.norm_final(hidden)
         if self.adaLN_modulation is not None:
             shift, scale = self.adaLN_modulation(condition).chunk(2)
             x = modulate(x, shift, scale)
@@ -263,10 +318,15 @@ def initialise(network: Network, generator: torch.Generator) -> None:
     """Draw fresh weights for training: torch's own defaults, adaLN and output layer at zero.
 
     Zero adaLN makes every block the identity and zero outputs make every token equally likely,
-    as in DiT (Peebles & Xie 2023) and the published trainings.
+    as in DiT (Peebles & Xie 2023) and the published trainings. A block without adaLN is made the
+    identity by zeros in what it ends with: otherwise its noise buries the small embeddings, and
+    left-to-right training falls far behind its twins.
     """
+    zeros = ["adaLN_modulation", "output_layer.linear"]
+    if not network.config.has_adaln:
+        zeros += ["attn_out", "mlp.2"]
     for name, parameter in network.named_parameters():
-        if "adaLN_modulation" in name or name.startswith("output_layer.linear"):
+        if any(part in name for part in zeros):
             parameter.zero_()
         elif "norm" in name:
             parameter.fill_(1.0)

@@ -66,7 +66,8 @@ class SharedPrefix:
 
     def enter(self, rows: NDArray[np.int64], groups: NDArray[np.int64]) -> None:
         """These rows begin anew, behind the prefixes of these groups."""
-        self.own.lengths_B[rows], self.group_B[rows] = 0, groups
+        self.own.clear(rows)
+        self.group_B[rows] = groups
         self._tell()
 
     def attend(self, width: int, seen_BLL: Tensor | None = None) -> "SharedAttend":
@@ -80,7 +81,7 @@ class SharedPrefix:
         return StepAttend(self.own, stands_B, kernel, seen_BLL, self._prefix)
 
     def _prefix(self, layer: int) -> Prefix:
-        return Prefix(*self.shared.read(layer, self.shared.capacity), *self._there)
+        return Prefix(*self.shared.read(layer, self.shared.capacity).unbind(2), *self._there)
 
     def _assign(self, group_B: NDArray[np.int64]) -> None:
         self.group_B = group_B
@@ -108,6 +109,11 @@ class SharedPrefix:
     def lengths_B(self) -> NDArray[np.int64]:
         """Committed tokens of each row's own."""
         return self.own.lengths_B
+
+    @property
+    def level(self) -> int | None:
+        """The same as one number, if all rows have as many."""
+        return self.own.level
 
     @property
     def capacity(self) -> int:
@@ -149,10 +155,10 @@ class SharedAttend:
 
     def __call__(self, layer: int, heads: Heads) -> Tensor:
         """Write this layer's keys and values behind what stands, then attend over all of it."""
-        q_BLNH, k_BLNH, v_BLNH = heads.turned()
-        self._own.write(layer, self._slots, k_BLNH, v_BLNH)
-        k_BNMH, v_BNMH = (x.transpose(1, 2) for x in self._own.read(layer, self._places))
-        k_GNSH, v_GNSH = (x.transpose(1, 2) for x in self._shared.read(layer, self._prefix))
+        q_BLNH, kv_BL2NH = heads.for_cache()
+        self._own.write(layer, self._slots, kv_BL2NH)
+        k_BNMH, v_BNMH = self._own.read(layer, self._places).transpose(1, 3).unbind(2)
+        k_GNSH, v_GNSH = self._shared.read(layer, self._prefix).transpose(1, 3).unbind(2)
         q_BNLH = q_BLNH.transpose(1, 2) * q_BLNH.shape[-1] ** -0.5
         scores = torch.cat([self._by_group(q_BNLH, k_GNSH.mT), torch.matmul(q_BNLH, k_BNMH.mT)], -1)
         weights = scores.float().masked_fill_(self._hidden, -torch.inf).softmax(-1)

@@ -175,7 +175,7 @@ def _turn_and_write(
     size = heads * width
     q_from = qkv + token * 3 * size
     k_from = q_from + size
-    turn = token * width + channel
+    turn = token * 3 * width + channel  # the queries' angles, which are the keys'
     along = tl.load(cos + turn, mask=channel < width, other=0.0).to(tl.float32)
     around = tl.load(sin + turn, mask=channel < width, other=0.0).to(tl.float32)
     q_tile = tl.load(q_from + across, mask=inside, other=0.0).to(tl.float32) * along

@@ -29,7 +29,7 @@ def hidden_through(
     rows must stand at one length. The first call begins with the model's bos token, if it has one,
     which is committed here.
     """
-    begins = config.bos_id is not None and not through.cache.lengths_B.any()
+    begins = config.bos_id is not None and through.cache.level == 0
     if begins:
         ids_BL, positions_BL = with_bos(config, ids_BL, positions_BL)
         seen = cast(Tensor, Dense(seen).after_bos().mask)

@@ -52,6 +52,11 @@ class Figure:
         """The same in another unit."""
         return Figure(self.value * factor, self.error * factor)
 
+    def __format__(self, spec: str) -> str:
+        """The number ± its error, where it has one."""
+        error = "" if math.isnan(self.error) else f" ± {self.error:{spec}}"
+        return f"{self.value:{spec}}{error}"
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
