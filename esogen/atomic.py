@@ -41,7 +41,11 @@ def why_no_folder(folder: Path) -> str | None:
     place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not place.is_dir():
         return f"{place} is no folder"
-    return None if os.access(place, os.W_OK) else f"{place} cannot be written to"
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError:  # found by trying: permissions say nothing to root, nor of what /proc refuses
+        return f"{place} cannot be written to"
+    return None
 
 
 @contextmanager

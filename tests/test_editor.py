@@ -51,16 +51,16 @@ def drain(steps: Iterator[Step]) -> int:
 
 
 def computed(session: Session, steps: Iterator[Step]) -> int:
-    before = session.computed
+    before = session.cache.computed
     drain(steps)
-    return session.computed - before
+    return session.cache.computed - before
 
 
 def held(session: Session) -> list[torch.Tensor]:
     """The bytes of the cache, as far as it stands."""
-    length = int(session._cache.lengths_B[0])
+    length = int(session.cache.kv.lengths_B[0])
     layers = range(session.engine.network.config.n_blocks)
-    return [x.clone() for layer in layers for x in session._cache.read(layer, length)]
+    return [session.cache.kv.read(layer, length).clone() for layer in layers]
 
 
 def same_bits(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
@@ -72,13 +72,13 @@ def holds_what_it_says(session: Session) -> None:
     state, network = session.current, session.engine.network
     order = torch.from_numpy(state.order[: state.clean])[None]
     tokens = torch.from_numpy(state.tokens_L)[None].gather(1, order)
-    fresh = type(session._cache)(network.config, 1, 64)
+    fresh = type(session.cache.kv)(network.config, 1, 64)
     tokens, order = with_bos(network.config, tokens, order)
     with torch.inference_mode():
         network.hidden(tokens, order, fresh.attend(order.shape[1]))
-    assert int(session._cache.lengths_B[0]) == order.shape[1]
+    assert int(session.cache.kv.lengths_B[0]) == order.shape[1]
     layers = range(network.config.n_blocks)
-    expected = [x for layer in layers for x in fresh.read(layer, order.shape[1])]
+    expected = [fresh.read(layer, order.shape[1]) for layer in layers]
     for found, right in zip(held(session), expected, strict=True):
         torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-4)
 
@@ -105,7 +105,7 @@ def test_filling_computes_each_given_token_once_and_each_decided_one_twice_but_t
     blanks = len(state.decided)
     given = len(state.tokens_L) - blanks
     last = len(state.order) - state.clean
-    assert session.computed == given + 2 * blanks - last
+    assert session.cache.computed == given + 2 * blanks - last
 
 
 @with_and_without_bos
@@ -131,17 +131,17 @@ def test_a_reroll_cuts_the_tail_and_computes_only_kept_tokens_behind_the_cut(
 def test_undo_returns_to_the_same_state_to_the_bit_and_computes_nothing(
     session: Session, lm: LanguageModel
 ) -> None:
-    seen = [(session.current_number, held(session))]
+    seen = [(session.current.number, held(session))]
     commands = Commands(session, lm.read_template, print)
     for line in ("reroll 2", "branch 1 1", "length 1 6", "blank there was", "reroll", "next"):
         drain(commands.run(line))
-        seen.append((session.current_number, held(session)))
+        seen.append((session.current.number, held(session)))
         holds_what_it_says(session)
-    cost = session.computed
+    cost = session.cache.computed
     for number, bits in [*reversed(seen), *seen, seen[2], seen[5], seen[0], seen[4]]:
         session.go_to(number)
         assert same_bits(held(session), bits)
-    assert session.computed == cost
+    assert session.cache.computed == cost
 
 
 def test_what_is_decided_after_an_undo_does_not_depend_on_what_was_undone(
@@ -152,7 +152,7 @@ def test_what_is_decided_after_an_undo_does_not_depend_on_what_was_undone(
     winding.undo()
     drain(winding.branch(winding.current.blank(3)[0]))
     winding.undo()
-    winding._sample = straight.sample
+    winding.sample = straight.sample
     drain(straight.reroll(1))
     drain(winding.reroll(1))
     assert straight.current.tokens_L.tolist() == winding.current.tokens_L.tolist()
@@ -161,16 +161,16 @@ def test_what_is_decided_after_an_undo_does_not_depend_on_what_was_undone(
 
 
 def test_redo_returns_to_what_was_undone(session: Session) -> None:
-    first = session.current_number
+    first = session.current.number
     drain(session.reroll(1))
     drain(session.reroll(2))
-    last, bits = session.current_number, held(session)
+    last, bits = session.current.number, held(session)
     session.undo()
     session.undo()
-    assert session.current_number == first
+    assert session.current.number == first
     session.redo()
     session.redo()
-    assert session.current_number == last
+    assert session.current.number == last
     assert same_bits(held(session), bits)
     with pytest.raises(UsageError, match="nothing to redo"):
         session.redo()
@@ -236,6 +236,13 @@ def test_candidates_are_siblings_that_are_made_when_they_are_asked_for(session: 
     assert (cost, session.current.tokens_L.tolist()) == (0, second)
 
 
+def test_where_nothing_was_decided_there_are_no_candidates(session: Session) -> None:
+    session.lock(session.current.blank(1), locked=True)
+    for command in (session.next, session.previous):
+        with pytest.raises(UsageError, match="nothing was decided here"):
+            command()
+
+
 def test_a_given_word_becomes_a_blank_and_other_blanks_keep_their_words(session: Session) -> None:
     tokenizer = session.engine.tokenizer
     before = session.current.layout.fills(session.current.tokens_L.tolist(), tokenizer)
@@ -264,13 +271,13 @@ def test_another_length_moves_what_stands_behind_and_keeps_its_words(session: Se
 
 
 def test_a_step_that_is_interrupted_leaves_the_state_as_it_was(session: Session) -> None:
-    number, bits = session.current_number, held(session)
+    number, bits = session.current.number, held(session)
     steps = session.reroll()
     next(steps)
     next(steps)
     assert isinstance(steps, Generator)
     steps.close()
-    assert session.current_number == number
+    assert session.current.number == number
     assert same_bits(held(session), bits)
     drain(session.reroll())
     holds_what_it_says(session)
@@ -279,13 +286,13 @@ def test_a_step_that_is_interrupted_leaves_the_state_as_it_was(session: Session)
 def test_a_state_whose_tail_was_not_kept_is_computed_again(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("esogen.editor.session.LAID_ASIDE", 0)
+    monkeypatch.setattr("esogen.editor.text_cache.LAID_ASIDE", 0)
     before = session.current
     drain(session.reroll())
     fork = session.current.fork
-    cost = session.computed
+    cost = session.cache.computed
     session.undo()
-    assert session.computed - cost == before.clean - fork
+    assert session.cache.computed - cost == before.clean - fork
     holds_what_it_says(session)
 
 
@@ -304,8 +311,8 @@ def test_a_session_that_was_written_is_resumed_with_all_its_states(
     work_file.write(path, session, "tiny")
     again = Session(lm, session.settings)
     work_file.resume(work_file.read(path, "tiny"), again, path)
-    assert again.current_number == session.current_number
-    for one, other in zip(session.states, again.states, strict=True):
+    assert again.current.number == session.current.number
+    for one, other in zip(session.tree.states, again.tree.states, strict=True):
         assert rendered(one, session) == rendered(other, again)
         assert one.log_probs_L.tolist() == other.log_probs_L.tolist()
     holds_what_it_says(again)
@@ -384,10 +391,10 @@ def test_a_script_of_commands_edits_and_accepts(
 def test_a_wrong_command_is_told_and_changes_nothing(
     session: Session, lm: LanguageModel, line: str, said: str
 ) -> None:
-    number, bits = session.current_number, held(session)
+    number, bits = session.current.number, held(session)
     _, lines = plain(session, lm, line)
     assert any(said in each for each in lines)
-    assert session.current_number == number
+    assert session.current.number == number
     assert same_bits(held(session), bits)
 
 
@@ -409,12 +416,12 @@ def test_a_text_with_blanks_left_is_neither_accepted_nor_written(
 
 
 def test_another_template_may_be_taken_up_and_undone(session: Session, lm: LanguageModel) -> None:
-    first = session.current_number
+    first = session.current.number
     plain(session, lm, "template A [MASK:2] cat.")
     assert session.current.text(session.engine.tokenizer).endswith(" cat.")
     holds_what_it_says(session)
     session.undo()
-    assert session.current_number == first
+    assert session.current.number == first
     holds_what_it_says(session)
 
 
@@ -475,12 +482,12 @@ def test_where_all_is_fixed_nothing_is_decided_again(lm: LanguageModel) -> None:
 
 def test_an_interrupted_candidate_leaves_the_one_that_was_there(session: Session) -> None:
     drain(session.reroll(1))
-    here, text = session.current_number, session.current.tokens_L.copy()
+    here, text = session.current.number, session.current.tokens_L.copy()
     steps = session.next()
     next(steps)
     assert isinstance(steps, Generator)
     steps.close()
-    assert session.current_number == here
+    assert session.current.number == here
     assert (session.current.tokens_L == text).all()
     holds_what_it_says(session)
 
@@ -513,7 +520,7 @@ def test_a_long_history_is_shown_whole(session: Session) -> None:
     for turn in range(1200):
         session.lock([position], locked=turn % 2 == 0)
     lines = tree(session).splitlines()
-    assert len(lines) == len(session.states)
+    assert len(lines) == len(session.tree.states)
     assert lines[-1].startswith("> 1201 " + "  " * 1201)
 
 

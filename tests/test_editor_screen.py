@@ -1,10 +1,15 @@
 """The editor on the whole screen: keys do what they say, and nothing typed is lost."""
 
 import asyncio
+import json
+import os
+import signal
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import pexpect
 import pytest
 import torch
 from prompt_toolkit.input import create_pipe_input
@@ -42,8 +47,7 @@ class Typist:
 
     async def _press(self, keys: tuple[str, ...], then: Callable[[], None]) -> str | None:
         with create_pipe_input() as pipe:
-            app = self.screen.application(keys=pipe, output=DummyOutput())
-            running = asyncio.ensure_future(app.run_async())
+            running = asyncio.ensure_future(self.screen.run(keys=pipe, output=DummyOutput()))
             for key in keys:
                 pipe.send_text(key)
                 await asyncio.sleep(0.02)
@@ -94,8 +98,7 @@ def test_a_typed_template_is_filled_and_accepted(typist: Typist) -> None:
     assert accepted.startswith("The ")
     assert accepted.endswith(" cat.")
     assert accepted == typist.session.current.text(typist.session.engine.tokenizer)
-    assert typist.saved[: len(TEMPLATE)][-1] == TEMPLATE
-    assert typist.saved[-1] == ""
+    assert typist.saved == [TEMPLATE, ""]
 
 
 def test_what_is_shown_is_the_text(typist: Typist) -> None:
@@ -107,7 +110,7 @@ def test_what_is_shown_is_the_text(typist: Typist) -> None:
 
 def test_keys_go_to_blanks_and_words_and_do_what_they_say(typist: Typist) -> None:
     typist.press(TEMPLATE, FILL, TAB, "r", "u", "U", TAB, "+", "B", "n", "p", "l", "u", "-")
-    whats = [state.what for state in typist.session.states]
+    whats = [state.what for state in typist.session.tree.states]
     assert whats == ["template", "fill", "reroll 1", "length 2 3", "branch", "branch", "lock",
                      "length 2 2"]  # fmt: skip
     assert typist.screen.message == ""
@@ -139,7 +142,7 @@ def test_a_wrong_key_is_told_and_changes_nothing(typist: Typist) -> None:
         assert "that word was given" in typist.screen.message
 
     typist.press(TEMPLATE, FILL, "l", then=told)
-    assert len(typist.session.states) == 2
+    assert len(typist.session.tree.states) == 2
 
 
 def test_a_template_that_cannot_be_filled_can_be_mended(typist: Typist) -> None:
@@ -151,14 +154,80 @@ def test_a_template_that_cannot_be_filled_can_be_mended(typist: Typist) -> None:
 def test_ctrl_c_leaves_what_was_typed_in_the_working_file(typist: Typist) -> None:
     with pytest.raises(Stopped):
         typist.press("The [MASK", CTRL_C)
-    assert typist.saved[-1] == "The [MASK"
+    assert typist.saved == ["The [MASK"]
+
+
+def test_what_is_typed_is_written_when_typing_pauses(
+    typist: Typist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esogen.editor.screen.PAUSE", 0)
+    with pytest.raises(Stopped):
+        typist.press("The", " cat", CTRL_C)
+    assert typist.saved == ["The", "The cat"]
+
+
+def test_what_was_typed_is_written_before_it_is_filled(typist: Typist) -> None:
+    typist.press(TEMPLATE, FILL, "e", " Meow.", FILL)
+    assert typist.saved[-2:] == [f" Meow.{TEMPLATE}", ""]
+
+
+def test_an_edit_that_was_left_while_typing_is_resumed_there(
+    typist: Typist, tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped):
+        typist.press(TEMPLATE, FILL, "e", "Meow. ", CTRL_C)
+    typist.screen = Screen(
+        typist.screen.commands,
+        typed=typist.saved[-1],
+        history=tmp_path / "history",
+        save=typist.saved.append,
+    )
+    typist.press(FILL)
+    assert typist.session.current.what == "template"
+    assert shown(typist).startswith("Meow. The ")
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_what_was_typed_in_the_working_file(
+    tiny_folder: Path, tmp_path: Path, signal_: signal.Signals
+) -> None:
+    work = tmp_path / "work.json"
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "esogen", "infill", "--model", str(tiny_folder), "--work", str(work)],
+        env={**os.environ, "TERM": "xterm-256color"},
+        encoding="utf-8",
+        timeout=60,
+    )
+    child.expect("Ctrl-F fill")
+    child.send("The Ж")
+    child.expect("Ж")
+    child.kill(signal_)
+    child.expect(f"kept in {work}")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    assert json.loads(work.read_text(encoding="utf-8"))["typed"] == "The Ж"
+
+
+def test_the_last_key_before_a_suspension_is_written(
+    typist: Typist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[str] = []
+    monkeypatch.setattr(
+        "esogen.editor.screen.Application.suspend_to_background",
+        lambda app: saved.extend(typist.saved),
+    )
+    with pytest.raises(Stopped):
+        typist.press("The", "\x1a", CTRL_C)
+    assert saved == ["The"]
 
 
 def test_the_text_may_be_edited_again_and_the_change_undone(typist: Typist) -> None:
     typist.press(TEMPLATE, FILL, "e", " Meow.", FILL, "u")
-    assert typist.session.states[-1].what == "template"
-    assert "Meow." in typist.session.states[-1].text(typist.session.engine.tokenizer)
-    assert typist.session.current_number == 1
+    assert typist.session.tree.states[-1].what == "template"
+    assert "Meow." in typist.session.tree.states[-1].text(typist.session.engine.tokenizer)
+    assert typist.session.current.number == 1
 
 
 def test_a_selection_ends_with_the_text_it_was_made_in(typist: Typist) -> None:

@@ -164,7 +164,7 @@ def _go(
     console = place.console
     if ways.jsonl:
         with given.lines(console) as lines:
-            fill_lines(make(template=((), None)), lines, place, around.tokens)
+            fill_lines(make(template=given.said(around)), lines, place, around.tokens)
         return None
     if ways.plain or ways.resume or given.nothing(around):
         desk = Desk(ways.work or default_work_file(), ways.plain, ways.resume, ways.seed)

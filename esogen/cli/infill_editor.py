@@ -1,6 +1,8 @@
 """`esogen infill` as an editor: on the whole screen, or line by line with --plain."""
 
+import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,7 +84,7 @@ class _Paper:
         from esogen.editor import work_file
 
         if not self._begun:
-            if not unfilled and not self.session.states:
+            if not unfilled and not self.session.tree.states:
                 return
             work_file.set_aside(self._work)
             self._begun = True
@@ -119,7 +121,7 @@ def _plain(commands: "Commands", typed: str, save: Callable[[str], None]) -> tup
     from esogen.editor import plain
 
     session = commands.session
-    if not session.states:
+    if not session.tree.states:
         if not typed:
             raise UsageError("--plain needs a TEMPLATE, or --file, or --resume; give one")
         save(typed)  # from here on there is something to resume
@@ -139,11 +141,13 @@ def _screen(
 ) -> str | None:
     if not takes_escape_codes():
         raise UsageError(
-            "the editor draws on the whole terminal, and TERM says that this one cannot be drawn"
-            " on; edit line by line with --plain"
+            "the editor draws on the whole terminal, and TERM or CI says that this one cannot be"
+            " drawn on; edit line by line with --plain"
         )
     from esogen.editor.screen import Screen
 
     screen = Screen(commands, typed=typed, history=desk.work.with_name("history"), save=save)
     save(typed)
-    return screen.application().run()
+    if hasattr(signal, "SIGHUP"):  # a terminal that is closed leaves the editor as Ctrl-C does
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    return asyncio.run(screen.run())

@@ -38,14 +38,17 @@ class Lines:
     """Reads templates line by line, and writes what came of them; broken lines are told of.
 
     `read` makes tokens of a template, and raises `UsageError` for one that cannot be filled.
+    `array`: all of it is written at the end, as one JSON array.
     """
 
     source: BinaryIO
     read: Callable[[str], "Tokens"]
     console: Console
+    array: bool
     broken: int = 0
     done: int = 0
     _waiting: list[_Line] = field(default_factory=list)
+    _objects: list[str] = field(default_factory=list)
 
     def templates(self) -> "Iterator[Tokens]":
         """The tokens of every line that can be filled."""
@@ -68,12 +71,14 @@ class Lines:
         """Write the next filled line, after the broken ones before it."""
         self._write_broken(out)
         line = self._waiting.pop(0)
-        out.write(as_json(as_object(line.template, filled, {**line.fields, **fields}, top)) + "\n")
+        self._put(out, as_object(line.template, filled, {**line.fields, **fields}, top))
         self.done += 1
 
     def finish(self, out: Output) -> None:
-        """Write what is left: broken lines at the end."""
+        """Write what is left: broken lines at the end, or the array."""
         self._write_broken(out)
+        if self.array:
+            out.write("[\n" + ",\n".join(self._objects) + "\n]\n")
 
     def check(self) -> None:
         """Raise `EsogenError` if lines were broken."""
@@ -86,7 +91,13 @@ class Lines:
     def _write_broken(self, out: Output) -> None:
         while self._waiting and self._waiting[0].error is not None:
             line = self._waiting.pop(0)
-            out.write(as_json({"error": line.error, **line.fields}) + "\n")
+            self._put(out, {"error": line.error, **line.fields})
+
+    def _put(self, out: Output, value: Fields) -> None:
+        if self.array:
+            self._objects.append(as_json(value))
+        else:
+            out.write(as_json(value) + "\n")
 
 
 def _parse(number: int, data: bytes) -> _Line:

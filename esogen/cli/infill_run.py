@@ -206,12 +206,13 @@ def fill_lines(
     with opened(place.output) as out, recording(place.trace, beside=place.output) as traced:
         run = load(setup, console)
         traced.begin(run)
-        lines = Lines(source, checked, console)
+        lines = Lines(source, checked, console, place.form.format == "json")
         try:
             _write_lines(run, lines, (out, traced), place)
         except KeyboardInterrupt:
             interrupted = True
             console.clear()
+        lines.finish(out)
     if interrupted:
         raise Interrupted(f"interrupted: kept {counted(lines.done, 'line')} in {out.name}")
     lines.check()
@@ -223,7 +224,6 @@ def _write_lines(run: Run, lines: Lines, outs: tuple[Output, Recording], place: 
         traced.write(batch)
         for _, filled in run.infilling.finished(batch):
             lines.write(out, filled, fields, place.form.top)
-    lines.finish(out)
 
 
 @contextmanager

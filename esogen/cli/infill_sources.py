@@ -111,6 +111,11 @@ class Given:
                 console.say("type templates as JSON, one a line, then Ctrl-D on a line of its own")
             yield io.BytesIO() if sys.stdin is None else sys.stdin.buffer
 
+    def said(self, around: Around) -> tuple[Said, str | None]:
+        """The flags of a command line that fills the same lines, and its argument."""
+        flags = [("--jsonl",), *around.flags()]
+        return (flags, STDIN) if self.file is None else ([*flags, ("--file", self.file)], None)
+
     def _check(self) -> None:
         if self.file is not None and self.arguments:
             raise UsageError("--file and the argument exclude each other; give one of them")

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -167,14 +166,12 @@ class Commands:
         if len(numbers) not in (1, 2):
             raise UsageError("give the number of a blank, and of a word in it if you like")
         state = self.session.current
-        with suppress(IndexError):
-            if len(numbers) == 1:
-                return tuple(state.blank(numbers[0]))
-            words = state.words(numbers[0], self.session.engine.tokenizer)
-            if 1 <= numbers[1] <= len(words):
-                return words[numbers[1] - 1].positions
+        if len(numbers) == 1:
+            return tuple(state.blank(numbers[0]))
+        words = state.words(numbers[0], self.session.engine.tokenizer)
+        if not 1 <= numbers[1] <= len(words):
             raise UsageError(f"blank {numbers[0]} has {len(words)} words")
-        raise UsageError(f"there is no blank {numbers[0]}; there are {len(state.layout.starts)}")
+        return words[numbers[1] - 1].positions
 
 
 def rendered(state: State, session: Session) -> str:
@@ -195,13 +192,13 @@ def tree(session: Session) -> str:
     """All states, indented under the one each was made from; the current one is marked."""
     lines: list[str] = []
     children: dict[int | None, list[int]] = {}
-    for each in session.states:
+    for each in session.tree.states:
         children.setdefault(each.parent, []).append(each.number)
     rest = [(number, 0) for number in reversed(children.get(None, []))]
     while rest:
         number, depth = rest.pop()
-        state = session.states[number]
-        mark = ">" if number == session.current_number else " "
+        state = session.tree.states[number]
+        mark = ">" if number == session.current.number else " "
         text = state.text(session.engine.tokenizer)
         lines.append(f"{mark} {number:>3} {'  ' * depth}{state.what}: {text!r}")
         rest += [(child, depth + 1) for child in reversed(children.get(number, []))]

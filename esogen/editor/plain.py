@@ -15,11 +15,11 @@ def edit(
     many commands went wrong.
     """
     session, wrong = commands.session, 0
-    tell(commands, session.computed)
+    tell(commands, session.cache.computed)
     for line in lines:
         if not line.strip():
             continue
-        before = session.computed
+        before = session.cache.computed
         try:
             for _ in commands.run(line):
                 pass
@@ -31,7 +31,7 @@ def edit(
             continue
         save()
         if line.split()[0] not in ("show", "states", "help", "write"):
-            tell(commands, session.computed - before)
+            tell(commands, session.cache.computed - before)
     return None, wrong
 
 

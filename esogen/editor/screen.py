@@ -60,6 +60,8 @@ STYLE = Style.from_dict(
 )
 _CERTAINTY = ((0.3, "class:unsure"), (0.7, "class:fair"), (math.inf, "class:sure"))
 """Probability of a token, in the geometric mean over a word, below which it has each colour."""
+PAUSE = 0.5
+"""Seconds without a key until what is typed is written: that takes 0.1 s in a long edit."""
 _GIVEN_WORDS = re.compile(r"\s*\S+|\s+$")
 
 
@@ -78,7 +80,8 @@ Item = Given | Word
 class Screen:
     """What is on the screen, and what the keys do. `typed` is the template being typed.
 
-    `save` is called after every change, with what is typed and not filled yet.
+    `save` is called after every change and when typing pauses, with what is typed and not filled
+    yet.
     """
 
     def __init__(
@@ -98,14 +101,22 @@ class Screen:
         self._cancelled = False
         history.parent.mkdir(parents=True, exist_ok=True)
         self.template = TextArea(typed, multiline=True, history=FileHistory(str(history)))
-        self.template.buffer.on_text_changed += lambda _: self._save(self.template.text)
+        self.template.buffer.on_text_changed += self._typed
+        self._pause: asyncio.TimerHandle | None = None
         self.answer = TextArea(multiline=False, height=1, accept_handler=self._answered)
-        self.typing = not commands.session.states
+        self.typing = bool(typed) or not commands.session.tree.states
 
-    def application(
-        self, *, keys: Input | None = None, output: Output | None = None
-    ) -> "Application[str | None]":
-        """The program: its result is the accepted text, or None."""
+    async def run(self, *, keys: Input | None = None, output: Output | None = None) -> str | None:
+        """Edit until it is left: the accepted text, or None. Raises `Stopped`.
+
+        However it is left, what is typed is written then.
+        """
+        try:
+            return await self._application(keys, output).run_async()
+        finally:
+            self._save_typed()
+
+    def _application(self, keys: Input | None, output: Output | None) -> "Application[str | None]":
         text = Window(FormattedTextControl(self._text, focusable=True), wrap_lines=True)
         body = DynamicContainer(lambda: self.template if self.typing else text)
         asking = ConditionalContainer(self.answer, Condition(lambda: bool(self._asked)))
@@ -134,6 +145,18 @@ class Screen:
     def _tell(self, line: str) -> None:
         self.message = line
 
+    def _typed(self, _: object) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+        self._pause = asyncio.get_running_loop().call_later(PAUSE, self._save_typed)
+
+    def _save_typed(self) -> None:
+        """Write what is typed, if it is not written yet."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+            self._save(self.template.text)
+
     # What is drawn
 
     @property
@@ -145,7 +168,7 @@ class Screen:
     def items(self) -> list[Item]:
         """The text as words, those of blanks and those that are given."""
         found: list[Item] = []
-        if not self.commands.session.states:
+        if not self.commands.session.tree.states:
             return found
         which = 0
         for part in self.state.parts(self.commands.session.engine.tokenizer):
@@ -184,13 +207,13 @@ class Screen:
         session = self.commands.session
         if self._asked:
             return [("class:message", f"{self._asked}: type a value, then Enter; Escape leaves it")]
-        if not session.states:
+        if not session.tree.states:
             told = "" if self._steps is None else "looking for the best lengths ..."
             return [("class:message", visible(self.message) or told)]
         state = self.state
         knobs = state.knobs
         told = (
-            f"state {state.number} · {session.computed} tokens computed"
+            f"state {state.number} · {session.cache.computed} tokens computed"
             f" · alpha_0 {knobs.schedule.alpha_0:g} · steps {knobs.schedule.steps}"
             f" · temperature {knobs.draw.temperature:g}"
         )
@@ -216,6 +239,7 @@ class Screen:
 
         @keys.add("c-z")
         def _(event: KeyPressEvent) -> None:
+            self._save_typed()
             event.app.suspend_to_background()
 
         @keys.add("c-f", filter=typing)
@@ -329,6 +353,7 @@ class Screen:
         except EsogenError as error:
             self.message = str(error)
             return
+        self._save_typed()
         self.template.buffer.append_to_history()
         self.typing, self.place = False, 0
         event.app.layout.focus(self._editing_window)
@@ -375,7 +400,7 @@ class Screen:
                 steps.close()
                 self.message = "stopped; the text is as it was before"
             self._steps = None
-            if not self.commands.session.states:
+            if not self.commands.session.tree.states:
                 self.typing = True
                 app.layout.focus(self.template)
             else:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esogen.checkpoint.tokenizer import Tokenizer
+from esogen.errors import UsageError
 from esogen.generate.draw import DrawSettings
 from esogen.generate.plan import ScheduleSettings
 from esogen.generate.template import BLANK, Layout
@@ -49,11 +50,12 @@ class State:
     knobs: Knobs
     sample: int
 
-    @property
-    def standing(self) -> Ids:
-        """What the KV cache holds, `[clean, 2]`: position and token of each, in order."""
-        order = self.order[: self.clean]
-        return np.stack([order, self.tokens_L[order]], 1)
+    def shared(self, wanted: "State") -> int:
+        """How much of what stands is right for `wanted` too: the common beginning, in tokens."""
+        order, other = self.order[: self.clean], wanted.order[: self.clean]
+        order = order[: len(other)]
+        differ = (order != other) | (self.tokens_L[order] != wanted.tokens_L[other])
+        return int(differ.argmax()) if differ.any() else len(other)
 
     @property
     def undecided(self) -> bool:
@@ -61,9 +63,10 @@ class State:
         return bool((self.tokens_L == BLANK).any())
 
     def blank(self, number: int) -> range:
-        """Positions of blank `number`, from 1. Raises `IndexError` where there is none."""
-        if not 1 <= number <= len(self.layout.starts):
-            raise IndexError(number)
+        """Positions of blank `number`, from 1. Raises `UsageError` where there is none."""
+        blanks = len(self.layout.starts)
+        if not 1 <= number <= blanks:
+            raise UsageError(f"there is no blank {number}; there are 1 to {blanks}")
         start = self.layout.starts[number - 1]
         return range(start, start + self.layout.lengths[number - 1])
 

@@ -30,9 +30,9 @@ def write(path: Path, session: Session, model: str, *, typed: str = "") -> None:
         "model": model,
         "seed": session.settings.seed,
         "typed": typed,
-        "current": session.current_number,
+        "current": session.tree.current_number,
         "sample": session.sample,
-        "states": [_plain(state) for state in session.states],
+        "states": [_plain(state) for state in session.tree.states],
     }
     with replacing(path) as scratch:
         scratch.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
