@@ -17,10 +17,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from esogen.atomic import why_no_folder
 from esogen.checkpoint.hub_cache import WEIGHTS, amount
 from esogen.checkpoint.inventory import cached_models
-from esogen.checkpoint.known import BUILT_IN, DEFAULT_MODEL, TOKENIZER_REPOSITORY
+from esogen.checkpoint.known import (
+    BUILT_IN,
+    DEFAULT_MODEL,
+    MODEL_VARIABLE,
+    TOKENIZER_REPOSITORY,
+)
 from esogen.checkpoint.pins import pins_folder
+from esogen.checkpoint.resolve import resolve_here
 from esogen.visible import counted
 
 if TYPE_CHECKING:
@@ -189,8 +196,8 @@ def _cache() -> Iterator[Finding]:
     place = next(path for path in (cache, *cache.parents) if path.exists())
     free = shutil.disk_usage(place).free
     found = f"{cache}, {amount(free)} free"
-    if not os.access(place, os.W_OK):
-        yield Finding("cache", "problem", f"{found}; cannot be written", "export HF_HOME=FOLDER")
+    if why := why_no_folder(cache):
+        yield Finding("cache", "problem", f"{found}; {why}", "export HF_HOME=FOLDER")
     elif free < _ROOM:
         yield Finding("cache", "note", f"{found}; a download takes up to 1 GB", "hf cache rm")
     else:
@@ -245,14 +252,16 @@ def _hub() -> Iterator[Finding]:
 def _smoke_run() -> Iterator[Finding]:
     from esogen.language_model import load
 
+    name = os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL  # what is sampled from unless said
+    resolve_here(name)
     began = time.perf_counter()
-    lm = load(DEFAULT_MODEL)
+    lm = load(name)
     loaded = time.perf_counter() - began
     (sample,) = lm.sample(length=_SMOKE, seed=0, raw=True)
     took = time.perf_counter() - began - loaded
-    place = f"{lm.device} in {lm.checkpoint.dtype}"
-    found = f"{len(sample.tokens)} tokens on {place}: loaded in {loaded:.2f} s, ran in {took:.2f} s"
-    yield Finding("smoke run", "ok", found)
+    made = f"{len(sample.tokens)} tokens on {lm.device} in {lm.checkpoint.dtype}"
+    times = f"loaded in {loaded:.2f} s, ran in {took:.2f} s"
+    yield Finding("smoke run", "ok", f"{made} by {name}: {times}")
 
 
 VITAL = (_torch, _smoke_run)

@@ -6,6 +6,9 @@ from typing import Any, BinaryIO
 
 Record = Mapping[str, Any]
 
+_LONGEST = 80
+"""Characters of two values that are told."""
+
 
 def as_line(record: Record) -> str:
     """One object on a line of its own."""
@@ -26,12 +29,24 @@ def whole_lines(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
         yield end, found
 
 
-def differing(recorded: Record, wanted: Record) -> list[str]:
-    """Names that are not the same in what a file says of its run and in the run at hand."""
+def differing(recorded: Record, wanted: Record, called: Mapping[str, str]) -> dict[str, str]:
+    """What is not the same in what a file says of its run and in the run at hand, by name.
+
+    Told as `name old -> new`, a list or a long value without what it is; `called` has other names
+    to tell.
+    """
     told = json.loads(json.dumps(wanted))
-    return sorted(
-        key for key in recorded.keys() | told.keys() if recorded.get(key) != told.get(key)
-    )
+    return {
+        key: f"{called.get(key, key)} {_change(recorded.get(key), told.get(key))}"
+        for key in sorted(recorded.keys() | told.keys())
+        if recorded.get(key) != told.get(key)
+    }
+
+
+def _change(old: object, new: object) -> str:
+    both = f"{old} -> {new}"
+    short = len(both) <= _LONGEST and len(both.split()) == 3
+    return both if short and not isinstance(old, list | dict) else "is another"
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

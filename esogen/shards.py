@@ -126,10 +126,11 @@ def _agree(folder: Path, run: Record, free: Collection[str]) -> Record:
         recorded = None
     if not isinstance(recorded, dict):
         raise UsageError(f"{manifest} is no manifest of a run of esogen; give another folder")
-    if names := [name for name in differing(recorded, run) if name not in free]:
+    changes = differing(recorded, run, {"texts": "n"})
+    if told := [change for name, change in changes.items() if name not in free]:
         raise UsageError(
-            f"{folder} holds another run (it differs in {', '.join(names)}); go on with the command"
-            " it was begun with, or give another folder"
+            f"{folder} holds another run ({', '.join(told)}); go on with the command it was begun"
+            " with, or give another folder"
         )
     return recorded
 

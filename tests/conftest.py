@@ -33,14 +33,22 @@ os.environ |= {
 for _name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH"):
     os.environ.pop(_name, None)
 
-# Without a GPU, Triton's kernels are interpreted; it must be told before the first is imported.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
-
 # Where it counts, the same examples every time; by hand, new ones, to find what nobody thought of.
 settings.register_profile("steady", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("steady")
+
+# Nor does one find how the user, a launcher or CI wants what is printed, here or in what it starts.
+for _name in tuple(os.environ):
+    if _name.startswith("ESOGEN_"):
+        del os.environ[_name]
+for _name in ("CI", "NO_COLOR", "FORCE_COLOR", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    os.environ.pop(_name, None)
+os.environ["TERM"] = "xterm"
+
+# Without a GPU, Triton's kernels are interpreted; it must be told before the first is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # What a shell starts in the background ignores these keys, and so would everything started here.
 for number, usual in (

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -64,7 +65,6 @@ class Result:
 def small_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """How fast memory is copied is not what is tested."""
     monkeypatch.setitem(floor.COPIED, "cpu", 2**20)
-    monkeypatch.delenv("ESOGEN_DEBUG", raising=False)
 
 
 def esogen(*words: str) -> Result:
@@ -749,6 +749,15 @@ def test_all_that_takes_a_gpu_runs_at_sizes_that_mean_nothing(
     assert (tmp_path / "families.svg").stat().st_size > 0
 
 
+@pytest.fixture
+def measure_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], tuple[object, str]]:
+    """Runs such a program in an empty folder: its exit code, and what it says on stderr."""
+    monkeypatch.chdir(tmp_path)
+    return lambda words: (measured(words, monkeypatch), capsys.readouterr().err)
+
+
 def measured(words: str, monkeypatch: pytest.MonkeyPatch) -> object:
     """The exit code of `python -m esogen.bench.` and these words."""
     name, *rest = words.split()
@@ -772,14 +781,10 @@ def measured(words: str, monkeypatch: pytest.MonkeyPatch) -> object:
     ],
 )
 def test_what_goes_wrong_in_a_measurement_is_one_line_and_no_traceback(
-    words: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    words: str, measure_here: Callable[[str], tuple[object, str]]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    code = measured(words, monkeypatch)
-    said = capsys.readouterr().err.splitlines()
+    code, told = measure_here(words)
+    said = told.splitlines()
     assert code == 1
     assert [line for line in said if line.startswith("esogen: ")] == said[-1:]
     assert "nope" in said[-1]
@@ -791,22 +796,18 @@ def test_what_goes_wrong_in_a_measurement_is_one_line_and_no_traceback(
         ("__main__ help --rounds 0", "argument --rounds: '0' is no whole number from 1 on"),
         ("agreement --rows x", "argument --rows: 'x' is no whole number from 1 on"),
         ("drafts speed --batches 1 0", "argument --batches: '0' is no whole number from 1 on"),
+        ("drafts quality -n 1", "argument -n/--samples: quality takes 2 texts or more"),
         ("infill text --texts 0", "argument --texts: '0' is no whole number from 1 on"),
         ("quality text --alpha-0 3", "argument --alpha-0: '3' is no number from 0 to 1"),
         ("gpu -o out --only foo", "--only foo is none of"),
     ],
 )
 def test_a_value_that_a_measurement_cannot_take_is_told_by_its_flag(
-    words: str,
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    words: str, said: str, measure_here: Callable[[str], tuple[object, str]]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    code = measured(words, monkeypatch)
+    code, told = measure_here(words)
     assert code == 2
-    assert said in capsys.readouterr().err
+    assert said in told
 
 
 @pytest.mark.parametrize("words", ["__main__ view2", "drafts speeds"])
@@ -816,3 +817,18 @@ def test_a_figure_that_there_is_not_is_wrong_usage(
     code = measured(words, monkeypatch)
     assert code == 2
     assert repr(words.split()[1]) in capsys.readouterr().err
+
+
+def test_the_figure_of_a_single_text_has_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tiny_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = tmp_path / "one.txt"
+    text.write_text("The cat sat.\n", encoding="utf-8")
+    measured(f"quality {text} -m {tiny_folder} --alpha-0 1", monkeypatch)
+    row, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\| one.txt \| 1 \| [\d.]+ \|", row)
+    (found,) = json.loads(last, parse_constant=pytest.fail)
+    assert found["bits_per_byte"]["error"] is None

@@ -50,9 +50,6 @@ NOWHERE = Console(None, quiet=True, shown=False, steerable=False, colored=False)
 
 @pytest.fixture(autouse=True)
 def environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "ESOGEN_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("ESOGEN_MODEL", str(tiny_folder))
 
 
@@ -519,6 +516,10 @@ def test_a_defect_is_one_line_too_and_debug_shows_where(
         ("the 3 values of alpha_0 need 4", "the 3 values of --alpha-0 need 4"),
         ("(steps 3 -> 4, alpha_0 [1, 0] -> [0])", "(--steps 3 -> 4, --alpha-0 [1, 0] -> [0])"),
         ("kv_cache is False; leave it out", "--no-kv-cache is given; leave it out"),
+        (
+            "(kv_cache True -> False, n 7 -> 8)",
+            "(--no-kv-cache False -> True, --num-samples 7 -> 8)",
+        ),
         ("the length of mdlm is 5; /a/alpha_0 and 'alpha_0' and --alpha-0 stay",) * 2,
         ("mdlm is of the family mdlm",) * 2,
     ],

@@ -20,9 +20,6 @@ TEMPLATE = "The [MASK:2] sat on [MASK:1-2].\n\n"
 
 @pytest.fixture(autouse=True)
 def environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "ESOGEN_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("ESOGEN_MODEL", str(tiny_folder))
 
 
@@ -279,6 +276,15 @@ def test_a_broken_line_keeps_its_id(infill: Esogen) -> None:
     assert (first["line"], first["id"]) == (1, "b")
     assert "no blank" in first["error"]
     assert "id" not in second
+
+
+def test_many_templates_as_json_are_one_array_of_the_same_objects(infill: Esogen) -> None:
+    templates = b'"The [MASK:2] cat."\n"no blank"\n"A [MASK] hat."\n"none"\n'
+    words = ("--jsonl", *SEED, "-n", "2", "--batch-size", "2")
+    lines, array = (infill(*words, *how, stdin=templates) for how in ((), ("--format", "json")))
+    assert json.loads(array.stdout) == [json.loads(line) for line in lines.stdout.splitlines()]
+    assert array.code == 1
+    assert json.loads(infill(*words, "--format", "json", stdin=b"").stdout) == []
 
 
 @pytest.mark.parametrize("held", ["Dear diary,", '{"title": "a letter"}', "[]", None])

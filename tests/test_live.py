@@ -302,13 +302,10 @@ def test_a_dear_frame_is_paid_off_before_the_next() -> None:
 
 
 def spawn(*words: str, columns: int = 80, rows: int = 24) -> "pexpect.spawn[str]":
-    environment = {**os.environ, "TERM": "xterm-256color"}
-    for name in ("CI", "NO_COLOR", "FORCE_COLOR", "ESOGEN_MODEL"):
-        environment.pop(name, None)
     return pexpect.spawn(
         sys.executable,
         ["-m", "esogen", "sample", *words],
-        env=environment,
+        env={**os.environ, "TERM": "xterm-256color"},
         dimensions=(rows, columns),
         encoding="utf-8",
         timeout=60,
@@ -350,13 +347,12 @@ def test_the_terminal_sees_the_run_while_the_text_goes_into_a_pipe(
     tiny_folder: Path, terminal: Terminal
 ) -> None:
     words = ["-m", "esogen", "sample", "The cat", "--seed", "1", "-m", str(tiny_folder)]
-    environment = {**os.environ, "TERM": "xterm-256color", "CI": ""}
     done = subprocess.Popen(
         [sys.executable, *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=terminal.theirs,
-        env=environment,
+        env={**os.environ, "TERM": "xterm-256color"},
     )
     assert done.stdout is not None
     while done.poll() is None:
@@ -394,7 +390,7 @@ def test_tmux_shows_both_phases_through_resizes_and_keeps_a_clean_scrollback(
             time.sleep(0.05)
         raise AssertionError(f"{pattern} was never seen; the screen was:\n{seen}")
 
-    shell = "env PS1='$ ' NO_COLOR= CI= bash --norc --noprofile"
+    shell = "env PS1='$ ' bash --norc --noprofile"
     tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", shell)
     try:
         tmux("set", "-g", "status", "off")

@@ -25,10 +25,8 @@ WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture
-def esogen(monkeypatch: pytest.MonkeyPatch) -> Esogen:
+def esogen() -> Esogen:
     """Calls `esogen` in this process, without a terminal."""
-    for name in ("ESOGEN_MODEL", "ESOGEN_DEBUG", "NO_COLOR", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
     return call
 
 
@@ -297,6 +295,21 @@ def test_doctor_exits_with_1_when_nothing_can_be_written(
     assert document["ok"] is False
     (broken,) = [each for each in document["findings"] if each["vital"]]
     assert broken["found"].startswith("CheckpointError: the model folder")
+
+
+def test_doctor_runs_the_model_of_the_environment_and_downloads_none(
+    hub: LoopbackHub, esogen: Esogen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESOGEN_MODEL", TINY)
+    before = len(hub.requests)
+    missing = esogen("doctor")
+    assert missing.code == 1
+    assert f"is not in the cache; esogen models pull {TINY} gets it" in missing.stdout
+    assert len(hub.requests) == before
+    esogen("models", "pull", TINY)
+    pulled = esogen("doctor")
+    assert pulled.code == 0
+    assert re.search(f"smoke run .* by {TINY}: loaded in", pulled.stdout)
 
 
 def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,6 @@ FEW = ("-L", "24", "-s", "6", "--alpha-0", "0.5", "--schedule", "random", "--see
 @pytest.fixture(autouse=True)
 def _environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESOGEN_MODEL", str(tiny_folder))
-    monkeypatch.delenv("ESOGEN_DEBUG", raising=False)
 
 
 def esogen(*words: str) -> tuple[int, str, str]:
@@ -100,6 +99,18 @@ def test_every_frame_of_a_replay_is_what_stood_there_then(
                 seen += 1
     assert seen > 12
     assert tapes[0].frame(0).given_L.nonzero()[0].tolist() == [*range(len(given))]
+
+
+def test_the_recorded_command_fills_the_same_lines_again(tmp_path: Path) -> None:
+    first, second, lines = tmp_path / "a", tmp_path / "b", tmp_path / "lines"
+    lines.write_text('"[MASK:2] cat"\n"[MASK:3] hat."\n')
+    words = ("--jsonl", "--starts-with", "The ", "-n", "2", "-f", str(lines))
+    assert esogen("infill", *words, "--trace", str(first))[0] == 0
+    program, *again = shlex.split(TraceFile(first).header.command)
+    assert program == "esogen"
+    assert esogen(*again, "--trace", str(second))[0] == 0
+    assert [t.tokens for t in TraceFile(first)] == [t.tokens for t in TraceFile(second)]
+    assert len(TraceFile(first)) == 4
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])

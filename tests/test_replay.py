@@ -341,7 +341,7 @@ class Session:
         self.resize(columns, rows)
         self.modes = termios.tcgetattr(theirs)
         environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "", "LINES": ""}
-        for name in ("NO_COLOR", "FORCE_COLOR", "CI", "COLUMNS", "LINES"):
+        for name in ("COLUMNS", "LINES"):
             environment.pop(name, None)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "esogen", *words],

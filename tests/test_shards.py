@@ -34,8 +34,6 @@ Process = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def environment(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "ESOGEN_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ESOGEN_MODEL", str(tiny_folder))
 
 
@@ -109,7 +107,8 @@ def test_the_files_of_two_processes_are_together_the_run_of_one(
     folder = tmp_path / "new" / "out"
     second, first = (process(rank, *SEEDED, "--output-dir", str(folder)) for rank in (1, 0))
     assert (first.code, first.stdout) == (0, "")
-    assert first.stderr == f"{folder / FIRST} holds 3 texts, 3 of them new\n"
+    share = f"the first of 2 processes: {folder / FIRST} holds 3 texts, 3 of them new\n"
+    assert first.stderr == share
     assert second == Result(0, "", "")
     assert_same(records(folder), alone)
     assert {path.name for path in folder.iterdir()} == {
@@ -257,12 +256,12 @@ def test_a_seed_that_was_drawn_is_that_of_every_process_and_of_the_next_run(
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        (("--steps", "5"), "steps"),
-        (("--seed", "4"), "seed"),
-        (("-n", "8"), "texts"),
-        (("--best-of", "2", "--raw"), "best_of, raw"),
-        (("--dtype", "bf16"), "dtype"),
-        (("--no-kv-cache",), "kv_cache"),
+        (("--steps", "5"), "--steps 4 -> 5"),
+        (("--seed", "4"), "--seed 3 -> 4"),
+        (("-n", "8"), "--num-samples 7 -> 8"),
+        (("--best-of", "2", "--raw"), "--best-of 1 -> 2, --raw False -> True"),
+        (("--dtype", "bf16"), " -> bf16"),
+        (("--no-kv-cache",), "--no-kv-cache False -> True"),
     ],
 )
 def test_a_folder_of_another_run_is_refused_by_what_differs(
@@ -271,8 +270,17 @@ def test_a_folder_of_another_run_is_refused_by_what_differs(
     esogen(*SEEDED, "--output-dir", str(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     line = problem(esogen(*SEEDED, *other, "--output-dir", str(tmp_path)), 2)
-    assert f"{tmp_path} holds another run (it differs in {named});" in line
+    assert f"{tmp_path} holds another run (--" in line
+    assert f"{named}); go on with the command it was begun with" in line
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_folder_of_another_prompt_is_refused_without_telling_long_texts(
+    esogen: Esogen, tmp_path: Path
+) -> None:
+    esogen(*SEEDED, "--output-dir", str(tmp_path))
+    line = problem(esogen("A dog", *SEEDED[1:], "--output-dir", str(tmp_path)), 2)
+    assert "holds another run (prompt is another);" in line
 
 
 def test_another_number_of_processes_is_another_run(
@@ -280,7 +288,7 @@ def test_another_number_of_processes_is_another_run(
 ) -> None:
     process(0, *SEEDED, "--output-dir", str(tmp_path))
     line = problem(esogen(*SEEDED, "--output-dir", str(tmp_path)), 2)
-    assert "(it differs in processes)" in line
+    assert "(processes 2 -> 1)" in line
 
 
 # What goes wrong

@@ -34,6 +34,7 @@ from esogen.cli import main
 from esogen.cli.training_progress import Meter, duration, on_bar
 from esogen.errors import CheckpointError, EsogenError, NumericalError, UsageError
 from esogen.language_model import load
+from esogen.model.attention import Dense
 from esogen.model.config import Family, ModelConfig
 from esogen.model.families import ALPHA_0
 from esogen.model.network import Network, initialise
@@ -821,6 +822,7 @@ def test_a_given_tokenizer_brings_its_own_size(tmp_path: Path) -> None:
             "--batch-size is 1; it must be at least 2, for --alpha-0 0.5",
         ),
         (["--learning-rate=0"], 2, "--learning-rate is 0; it must be a number above 0"),
+        (["--learning-rate=-1"], 2, "--learning-rate is -1; it must be a number above 0\n"),
         (["--ema=1"], 2, "--ema is 1; it must be a number from 0 up to but not 1"),
         (["--decay=liner"], 2, "did you mean --decay linear?"),
         (["--layout=all"], 2, "--layout is 'all'; it must be one of whole, packed"),
@@ -872,6 +874,15 @@ def test_an_output_that_is_a_file_is_refused(command: Command, text: Path) -> No
     assert "is no folder; choose another folder" in said
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_an_output_that_cannot_be_made_is_refused_before_the_first_step(
+    command: Command, text: Path
+) -> None:
+    code, said = command(text, "-o", "/proc/out", *SMALL, "--steps=1")
+    wanted = "--output is /proc/out, but /proc cannot be written to; choose another folder"
+    assert (code, said) == (2, f"esogen: {wanted}\n")
+
+
 @pytest.mark.parametrize(
     "word", ["--tokenizer=x.json", "--hidden-size=8", "--vocab-size=400", "--family=esolm-b"]
 )
@@ -913,6 +924,18 @@ def test_every_family_trains_is_measured_saved_opened_trained_further_and_sample
     code, said = command(text, "-o", further, "--init", folder, *SHORT, "--steps=1")
     assert code == 0, said
     assert read_config(further / "config.json").model == config
+
+
+@pytest.mark.parametrize("family", ["esolm-b", *OTHERS])
+def test_every_family_begins_as_its_embeddings_with_all_tokens_alike(family: Family) -> None:
+    """Blocks begin as the identity, with adaLN and without; else the twins do not begin alike."""
+    config = ModelConfig(family, 300, 16, 16, 2, 2, cond_dim=4, dropout=0.0, block_size=4, bos_id=3)
+    network = Network(config)
+    initialise(network, torch.Generator().manual_seed(0))
+    ids_BL = torch.arange(10).view(2, 5)
+    hidden_BLD = network.hidden(ids_BL, ids_BL, Dense(causal=True))
+    assert torch.equal(hidden_BLD, network.vocab_embed(ids_BL))
+    assert {*network.logits(hidden_BLD).flatten().tolist()} == {-torch.inf, 0.0}
 
 
 @pytest.mark.parametrize("family", OTHERS)

@@ -214,6 +214,8 @@ def main() -> None:
     words = parser.parse_args()
     if wrong := {*words.parts} - {"speed", "acceptance", "quality"}:
         parser.error(f"there is no part {min(wrong)!r}")
+    if words.samples < 2 and "quality" in (words.parts or ["quality"]):
+        parser.error("argument -n/--samples: quality takes 2 texts or more, to tell their spread")
     if words.plot:
         pictures.check(words.plot)
     lm = load(words.model, device=words.device, dtype=words.dtype)

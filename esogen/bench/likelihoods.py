@@ -18,6 +18,7 @@ from esogen.generate.streams import Purpose, stream
 from esogen.language_model import LanguageModel, load
 from esogen.scoring.defaults import settings_for
 from esogen.scoring.figures import Figures
+from esogen.scoring.records import finite
 from esogen.scoring.score import Document, score_documents, tokens_at_once
 from esogen.scoring.settings import Bound
 from esogen.training.data import read_documents
@@ -95,7 +96,7 @@ def _measure(
             "tokens": figures.tokens,
             "bytes": figures.bytes,
             "bits_per_byte": figures.bits_per_byte,
-            "error": _finite(figures.bits_per_byte_error),
+            "error": finite(figures.bits_per_byte_error),
             "nats_per_token": figures.nats_per_token,
         }
         for figure, figures in (("nelbo", nelbo), (f"exact, K = {orders}", exact))
@@ -132,10 +133,6 @@ def _bits(log_prob: float, error: float, size: int) -> str:
     scale = 1 / (math.log(2) * size)
     told = f" ± {error * scale:.4f}" if math.isfinite(error) and error else ""
     return f"{-log_prob * scale:.4f}{told}"
-
-
-def _finite(x: float) -> float | None:
-    return x if math.isfinite(x) else None
 
 
 if __name__ == "__main__":

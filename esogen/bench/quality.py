@@ -4,11 +4,13 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from esogen.bench.program import run, share
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.language_model import load
 from esogen.model.families import ALPHA_0
+from esogen.scoring.records import finite
 from esogen.training.data import read_documents, windows
 from esogen.training.evaluate import evaluate
 
@@ -30,12 +32,14 @@ def main() -> None:
         rows = windows(list(read_documents([path])), lm.checkpoint.tokenizer, length)
         for alpha_0 in alphas:
             result = evaluate(lm.checkpoint.network, rows, alpha_0)
-            bits = result.bits_per_byte
-            print(
-                f"| {path.name} | {alpha_0:g} | {bits.value:.3f} ± {bits.error:.3f} |", flush=True
-            )
-            found.append({"file": path.name, **asdict(result)})
-    print(json.dumps(found))
+            print(f"| {path.name} | {alpha_0:g} | {result.bits_per_byte:.3f} |", flush=True)
+            found.append({"file": path.name, **asdict(result, dict_factory=_told)})
+    print(json.dumps(found, allow_nan=False))
+
+
+def _told(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What JSON says: an error that a single row does not have is null."""
+    return {name: finite(x) if isinstance(x, float) else x for name, x in fields}
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from esogen.checkpoint.resolve import CONFIG
 from esogen.errors import EsogenError
 from esogen.language_model import LanguageModel, load
 from esogen.scoring.figures import Figures
+from esogen.scoring.records import finite
 from esogen.training.data import read_documents
 from esogen.training.state import STATE
 
@@ -153,10 +154,9 @@ def _bits(twin: Twin, lm: LanguageModel, path: Path, options: argparse.Namespace
 
 
 def _figure(figures: Figures) -> Found:
-    error = figures.bits_per_byte_error
     return {
         "bits_per_byte": figures.bits_per_byte,
-        "error": error if math.isfinite(error) else None,
+        "error": finite(figures.bits_per_byte_error),
         "tokens": figures.tokens,
         "bytes": figures.bytes,
     }

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_MODEL = "stories"
+MODEL_VARIABLE = "ESOGEN_MODEL"
+"""Of the environment: the model that is used instead, unless one is named."""
 BUILT_IN: Mapping[str, Path] = {
     DEFAULT_MODEL: Path(__file__).parents[1] / "models" / DEFAULT_MODEL,
 }

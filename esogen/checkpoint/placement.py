@@ -19,7 +19,7 @@ from esogen.model.attention import (
     xformers_attention,
 )
 from esogen.model.cache import step_by_torch
-from esogen.model.heads import Heads, Rotation
+from esogen.model.heads import Heads, Rotation, angles_of
 
 DTYPES: Mapping[str, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -123,7 +123,7 @@ def checked(kernel: StepKernel, device: torch.device, dtype: torch.dtype) -> Ste
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device).to(dtype)
 
-    angles = noise(2, 3, 1, 1, 64)
+    angles = angles_of(noise(2, 3, 64))
     heads = Heads(noise(2, 3, 3, 2, 64), Rotation(angles.cos(), angles.sin()))
     stands_B = torch.tensor([30, 5], device=device)
     seen_BLL = torch.eye(3, dtype=torch.bool, device=device)[None]

@@ -8,6 +8,10 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from esogen.errors import UsageError
 
+_ON, _OFF = "False -> True", "True -> False"
+_KV_CACHE = {"is False": "is given", _OFF: _ON, _ON: _OFF}
+"""What is said of the setting, and what that says of its flag, which is the contrary."""
+
 
 class Command(TyperCommand):
     """A command that says what a person typed, in its help and when a value is wrong."""
@@ -46,7 +50,8 @@ def flags_named(message: str, flags: Mapping[str, str]) -> str:
     """
     if not flags:
         return message
-    words = message.replace("kv_cache is False", "no_kv_cache is given", 1)
+    contrary = rf"(?<!\w)kv_cache ({'|'.join(_KV_CACHE)})"
+    words = re.sub(contrary, lambda match: f"no_kv_cache {_KV_CACHE[match[1]]}", message)
     names = "|".join(map(re.escape, flags))
     valued = rf"(?:^|(?<= and )|(?<=, )|(?<=\())(?:{names})(?= is | \S+ -> )"
     alone = rf"(?<![\w/.'\"-])(?=[a-z0-9]+_)(?:{names})(?![\w/.,)'\"-])"

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import typer
 
 from esogen.checkpoint import config_file, resolve
-from esogen.checkpoint.known import PUBLISHED
+from esogen.checkpoint.known import MODEL_VARIABLE, PUBLISHED
 from esogen.errors import UsageError
 from esogen.view import theme
 
@@ -174,8 +174,9 @@ def _nearest_whole(value: str, least: int) -> str | None:
 
 
 def _nearest_real(number: float, fits: Fits) -> str | None:
-    """A share given in percent as a share, else the nearest round number."""
-    guesses = (number / 100, 1.0) if number > 2 else (1.0,) if number > 1 else (0.0, 1.0)
+    """A share given in percent as a share, else 0, or 1 where that is the largest that fits."""
+    one = () if fits(2.0) else (1.0,)
+    guesses = (number / 100, *one) if number > 2 else one if number > 1 else (0.0, *one)
     return next((f"{guess:g}" for guess in guesses if fits(guess)), None)
 
 
@@ -214,7 +215,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        envvar="ESOGEN_MODEL",
+        envvar=MODEL_VARIABLE,
         metavar="MODEL",
         autocompletion=complete_model,
         help="A built-in or short name, a model folder, or owner/name\\[@revision] on the hub.",

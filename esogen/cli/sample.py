@@ -140,7 +140,7 @@ def sample(
             run, made = _carry_out(job, layout, output, trace, who)
         else:
             run, made = _carry_on(job, output_dir, ranks, who, drawn=seed is None)
-    _tell(run, made, console, drawn=seed is None and layout.format == "text")
+    _tell(run, made, console, ranks, drawn=seed is None and layout.format == "text")
     if verify and made.first and ranks.first:
         _verify(made.first, run.dtype, console)
 
@@ -251,11 +251,11 @@ def _carry_on(
         made = _make(run, shard.rest, Filed(shard, run.fields()), traced, who)
     if made.interrupted:
         raise Interrupted(
-            f"interrupted: {shard.path} holds {shard.done} of {counted(len(shard.mine), 'text')};"
-            " the same command goes on"
+            f"interrupted: {_whose(ranks)}{shard.path} holds {shard.done} of"
+            f" {counted(len(shard.mine), 'text')}; the same command goes on"
         )
     held = counted(shard.done, "text")
-    who.console.say(f"{shard.path} holds {held}, {made.written} of them new")
+    who.console.say(f"{_whose(ranks)}{shard.path} holds {held}, {made.written} of them new")
     return run, made
 
 
@@ -321,10 +321,15 @@ def _driven(
             yield sample
 
 
-def _tell(run: Run, made: Made, console: Console, *, drawn: bool) -> None:
+def _whose(ranks: Ranks) -> str:
+    """Whose work a line is about, where there are several processes, of which the first speaks."""
+    return f"the first of {ranks.world} processes: " if ranks.world > 1 else ""
+
+
+def _tell(run: Run, made: Made, console: Console, ranks: Ranks, *, drawn: bool) -> None:
     """The line after a run; or the seed alone, if it was drawn and nobody has it yet."""
     if console.shown and made.tally.texts:
-        console.say(f"{made.tally} · {run.again(here=True)}")
+        console.say(f"{_whose(ranks)}{made.tally} · {run.again(here=True)}")
     elif drawn:
         console.say(f"seed {run.settings.seed}")
 

@@ -9,7 +9,7 @@ import typer
 from esogen.checkpoint.resolve import DEFAULT_MODEL
 from esogen.cli import options
 from esogen.cli import score_options as own
-from esogen.cli.output import Output, opened
+from esogen.cli.output import STDOUT, Output, opened
 from esogen.cli.prompt import STDIN
 from esogen.cli.score_heat import Heat, painted
 from esogen.cli.score_run import Job, Shown, execute, journal_at, load_run
@@ -27,7 +27,7 @@ _APART: options.Apart = {
     "--text": ("--field", "--lines", "--rank", "--compare"),
     "--field": ("--lines",),
     "--compare": ("--rank", "--lines", "--field"),
-    "--bound nelbo": ("--order", "--steps", "--heat-map", "--html", "--svg"),
+    "--bound nelbo": ("--order", "--steps", "--heat-map", "--html", "--svg", "--format csv"),
     "--order left-to-right": ("--alpha-0",),
     "--format csv": ("--top", "--against"),
     "--state": ("--html", "--svg"),
@@ -108,7 +108,7 @@ def score(
     job = Job(sources, shown, model, against, device, dtype, batch_size, settings)
     job.check(bound, orders)
     console = Console.stderr(quiet=quiet or not ranks.first, no_color=no_color)
-    _check_places(files or [], ("--output", output), ("--html", html), ("--svg", svg))
+    _check_places(files or [], ("--output", output or STDOUT), ("--html", html), ("--svg", svg))
     with (
         opened(output if ranks.first else Path("/dev/null")) as out,
         _drawn(html, "--html") as page,
@@ -124,16 +124,17 @@ def score(
 
 def _check_places(files: list[Path], *places: tuple[str, Path | None]) -> None:
     """Raise `UsageError` where a file is both scored and written, or written twice."""
-    taken = {path.resolve() for path in files}
+    taken = {path.resolve() for path in files if str(path) != STDIN}
     for flag, path in places:
-        if path is None or str(path) == STDIN or (path.exists() and not path.is_file()):
+        if path is None or (path.exists() and not path.is_file()):
             continue
-        if path.resolve() in taken:
+        place = path if path == STDOUT else path.resolve()
+        if place in taken:
             raise UsageError(
                 f"{flag} is {str(path)!r}, which is scored or written already;"
                 " give it a file of its own"
             )
-        taken.add(path.resolve())
+        taken.add(place)
 
 
 def _drawn(path: Path | None, flag: str) -> AbstractContextManager[Output | None]:

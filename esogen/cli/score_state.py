@@ -11,6 +11,15 @@ from typing import Any
 from esogen.errors import EsogenError, UsageError
 from esogen.journal import Record, as_line, differing, whole_lines
 
+_CALLED = {
+    "files": "FILE",
+    "given": "order of --order given:FILE",
+    "drafts": "--compare or --rank",
+    "rank": "process",
+    "world": "processes",
+}
+"""What is told of keys that are no flag's name, or that of another one."""
+
 
 class Journal:
     """A file that grows by a line for each text, and is read again when the run goes on.
@@ -64,8 +73,8 @@ class Journal:
     def _check(self, recorded: object, run: Record) -> None:
         if not isinstance(recorded, dict):
             raise UsageError(f"--state {self._path} is no state of esogen score; give another file")
-        if names := differing(recorded, run):
+        if changes := differing(recorded, run, _CALLED):
             raise UsageError(
-                f"--state {self._path} is of another run (it differs in {', '.join(names)});"
+                f"--state {self._path} is of another run ({', '.join(changes.values())});"
                 " go on with the command it was begun with, or give another file"
             )

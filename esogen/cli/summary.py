@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esogen.checkpoint.resolve import DEFAULT_MODEL
+from esogen.checkpoint.known import DEFAULT_MODEL, MODEL_VARIABLE
 from esogen.visible import counted
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def usual_flags(lm: "LanguageModel", dtype: str) -> Said:
 
     again = dtype == "auto" and (lm.device.type != "cpu" or kept() is not None)
     return [
-        *((("-m", DEFAULT_MODEL),) if "ESOGEN_MODEL" not in os.environ else ()),
+        *((("-m", DEFAULT_MODEL),) if MODEL_VARIABLE not in os.environ else ()),
         *((("--dtype", lm.checkpoint.dtype),) if again else ()),
     ]
 

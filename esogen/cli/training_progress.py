@@ -58,8 +58,7 @@ def shown(steps: int, *, quiet: bool, peak: float | None = None) -> Iterator[Pro
 def measured(evaluations: list["Evaluation"], family: "Family") -> str:
     """What a validation found, in one line; it is exact, and no bound, left to right only."""
     figures = (
-        ("" if family in ALPHA_0 else f"alpha_0 {found.alpha_0:g}: ")
-        + f"{found.bits_per_byte.value:.4f} ± {found.bits_per_byte.error:.4f}"
+        ("" if family in ALPHA_0 else f"alpha_0 {found.alpha_0:g}: ") + f"{found.bits_per_byte:.4f}"
         for found in evaluations
     )
     return f"bits per byte{'' if family == 'ar' else ' at most'} · {' · '.join(figures)}"
