@@ -111,12 +111,12 @@ def tiny_checkpoint(tiny_folder: Path) -> Checkpoint:
 
 
 def random_tensors(config: ModelConfig, seed: int) -> dict[str, Tensor]:
-    """Fresh weights without zeros: adaLN modulates, and tokens are not equally likely."""
+    """Fresh weights without zeros: blocks do something, and tokens are not equally likely."""
     generator = torch.Generator().manual_seed(seed)
     network = Network(config)
     initialise(network, generator)
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if "adaLN_modulation" in name or name.startswith("output_layer.linear"):
+        for parameter in network.parameters():
+            if not parameter.any():
                 parameter.normal_(std=0.3, generator=generator)
     return {name: tensor.detach() for name, tensor in network.state_dict().items()}

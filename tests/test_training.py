@@ -30,6 +30,7 @@ from esogen.checkpoint.config_file import CardDefaults, read_config
 from esogen.checkpoint.folder import open_checkpoint
 from esogen.checkpoint.resolve import CONFIG
 from esogen.checkpoint.tokenizer import Tokenizer, train_tokenizer
+from esogen.checkpoint.weights import build
 from esogen.cli import main
 from esogen.cli.training_progress import Meter, duration, on_bar
 from esogen.errors import CheckpointError, EsogenError, NumericalError, UsageError
@@ -48,10 +49,12 @@ from esogen.training.data import (
     whole_rows,
     windows,
 )
+from esogen.training.growth import deepened
 from esogen.training.loop import StepReport, Trainer
 from esogen.training.run import Run, given_tokenizer
 from esogen.training.settings import TrainingSettings, ema_decay, learning_rate
 from esogen.training.state import STATE, configuration, restore, write_state
+from tests.conftest import random_tensors
 
 END = 0
 
@@ -936,6 +939,50 @@ def test_every_family_begins_as_its_embeddings_with_all_tokens_alike(family: Fam
     hidden_BLD = network.hidden(ids_BL, ids_BL, Dense(causal=True))
     assert torch.equal(hidden_BLD, network.vocab_embed(ids_BL))
     assert {*network.logits(hidden_BLD).flatten().tolist()} == {-torch.inf, 0.0}
+
+
+def grown(family: Family, blocks: int) -> tuple[Network, Network]:
+    """A network of two blocks, and what it is with so many."""
+    config = ModelConfig(family, 300, 16, 16, 2, 2, cond_dim=4, dropout=0.0, block_size=4, bos_id=3)
+    tensors = random_tensors(config, seed=0)
+    small, large = (
+        build(*told, folded=False, device=torch.device("cpu"), dtype=torch.float32)
+        for told in ((config, dict(tensors)), deepened(config, tensors, blocks))
+    )
+    return small, large.requires_grad_(requires_grad=True)
+
+
+@pytest.mark.parametrize("blocks", [2, 3, 4, 7])
+@pytest.mark.parametrize("family", ["esolm-b", *OTHERS])
+def test_a_deeper_network_computes_the_same_and_every_block_of_it_learns(
+    family: Family, blocks: int
+) -> None:
+    small, large = grown(family, blocks)
+    assert large.config.n_blocks == len(large.blocks) == blocks
+    ids_BL = torch.arange(10).view(2, 5)
+    found, wanted = (
+        network.logits(network.hidden(ids_BL, ids_BL, Dense(causal=True)))
+        for network in (large, small)
+    )
+    assert torch.equal(found, wanted)
+    found[..., :100].square().sum().backward()  # type: ignore[no-untyped-call]
+    for block in large.blocks:
+        assert any(p.grad is not None and p.grad.any() for p in block.parameters())
+
+
+def test_a_model_trained_further_may_have_more_blocks_but_no_fewer(
+    command: Command, text: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    folder = tmp_path / "out"
+    words = (text, "--init", tiny_folder, *SHORT, "--steps=2", "--learning-rate=1e-9")
+    code, said = command(*words, "-o", folder, "--blocks=5")
+    assert code == 0, said
+    old, new = (load(str(path), device="cpu", dtype="fp32") for path in (tiny_folder, folder))
+    assert new.checkpoint.config.n_blocks == 5
+    assert next(new.sample("The", seed=1)).text == next(old.sample("The", seed=1)).text
+    code, said = command(*words, "-o", tmp_path / "other", "--blocks=1")
+    assert code == 2
+    assert said == "esogen: --blocks is 1; it must be at least 2, the model's own\n"
 
 
 @pytest.mark.parametrize("family", OTHERS)

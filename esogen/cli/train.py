@@ -301,7 +301,8 @@ def _start(
 
     if job.init is not None:
         _refuse_beside_init(job)
-        return from_model(job.init, job.shape.get("dropout"), job.bos, device)
+        blocks, dropout = job.shape.get("blocks"), job.shape.get("dropout")
+        return from_model(job.init, blocks, dropout, job.bos, device)
     shape = Shape(**job.shape)
     shape.config(shape.vocab_size)  # told before a tokenizer is trained
     kept = job.folder / TOKENIZER  # a resumed run goes on with the tokenizer it began with
@@ -316,7 +317,8 @@ def _start(
 
 def _refuse_beside_init(job: _Job) -> None:
     given = [*job.shape, *(["tokenizer"] if job.tokenizer else [])]
-    wrong = [f"--{name.replace('_', '-')}" for name in given if name not in ("length", "dropout")]
+    chosen = ("length", "blocks", "dropout")
+    wrong = [f"--{name.replace('_', '-')}" for name in given if name not in chosen]
     if wrong:
         raise UsageError(
             f"{' and '.join(wrong)} cannot be chosen beside --init, which brings its own;"

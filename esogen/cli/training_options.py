@@ -198,7 +198,12 @@ HiddenSize = Annotated[
 ]
 Blocks = Annotated[
     int | None,
-    whole_option("--blocks", _MODEL, "Depth of the network.", show_default=str(_SHAPE.blocks)),
+    whole_option(
+        "--blocks",
+        _MODEL,
+        "Depth of the network; more than --init has are added so that it computes the same.",
+        show_default=f"{_SHAPE.blocks}, or as in --init",
+    ),
 ]
 Heads = Annotated[
     int | None,

@@ -244,6 +244,10 @@ class FoldedBlock(nn.Module):
         return self.attn_qkv.forward, self.attn_out.forward, up.forward, down.forward
 
 
+BLOCK_ENDS = ("attn_out", "mlp.2")
+"""The products of a block whose results are added to what runs past it."""
+
+
 class Block(nn.Module):
     """Attention and MLP, each normalised before and, with adaLN, shifted, scaled and gated."""
 
@@ -322,9 +326,9 @@ def initialise(network: Network, generator: torch.Generator) -> None:
     identity by zeros in what it ends with: otherwise its noise buries the small embeddings, and
     left-to-right training falls far behind its twins.
     """
-    zeros = ["adaLN_modulation", "output_layer.linear"]
+    zeros: tuple[str, ...] = ("adaLN_modulation", "output_layer.linear")
     if not network.config.has_adaln:
-        zeros += ["attn_out", "mlp.2"]
+        zeros += BLOCK_ENDS
     for name, parameter in network.named_parameters():
         if any(part in name for part in zeros):
             parameter.zero_()

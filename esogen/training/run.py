@@ -20,6 +20,7 @@ from esogen.model.config import ModelConfig
 from esogen.model.network import Network, initialise
 from esogen.training.data import Rows
 from esogen.training.evaluate import Evaluation, evaluate
+from esogen.training.growth import deepened
 from esogen.training.loop import Precision, Trainer
 from esogen.training.settings import Shape
 from esogen.training.state import STATE, Configuration, configuration, restore, write_state
@@ -49,11 +50,14 @@ def from_nothing(
     return Start(network.to(device), tokenizer)
 
 
-def from_model(name: str, dropout: float | None, bos: bool | None, device: torch.device) -> Start:
+def from_model(
+    name: str, blocks: int | None, dropout: float | None, bos: bool | None, device: torch.device
+) -> Start:
     """The weights of a model folder, to be trained further in float32.
 
-    `dropout` and `bos` replace the model's own. Raises `CheckpointError` where it cannot be read,
-    `ValueError` for a dropout out of range.
+    `dropout` and `bos` replace the model's own; with more `blocks` than it has, it is `deepened`.
+    Raises `CheckpointError` where it cannot be read, `ValueError` for a dropout out of range or
+    fewer blocks.
     """
     files = resolve(name)
     card = read_config(files.config)
@@ -63,6 +67,8 @@ def from_model(name: str, dropout: float | None, bos: bool | None, device: torch
         config = replace(config, bos_id=tokenizer.end_of_text if bos else None)
     config = begun(config, tokenizer)
     tensors = read_tensors(files.weights, config)
+    if blocks is not None:
+        config, tensors = deepened(config, tensors, blocks)
     network = build(config, tensors, folded=False, device=device, dtype=torch.float32)
     return Start(network.requires_grad_(requires_grad=True), tokenizer, card.defaults)
 
