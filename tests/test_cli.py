@@ -624,7 +624,7 @@ def test_the_last_line_holds_the_command_that_writes_the_same(
     [
         ("--seed 4294967295", "--seed 4294967295"),
         ("-L 32 --top-p 0.5 -n 2 --seed 1 --dtype fp32 x",) * 2,
-        ("-n 1 -s 64 --seed 1 --raw", "--seed 1 --raw"),
+        ("-n 1 -s 128 --seed 1 --raw", "--seed 1 --raw"),
         ("-L 32 -s 8 --alpha-0 1 --schedule streams --seed 1 x", "-L 32 -s 8 --seed 1 x"),
     ],
 )

@@ -329,7 +329,7 @@ def test_an_interrupt_in_the_diffusion_phase_restores_the_terminal() -> None:
 
 
 def test_a_sigterm_in_the_sequential_phase_keeps_what_is_finished() -> None:
-    child = spawn(*LONG, "-n", "2", "--batch-size", "1", "-L", "64")
+    child = spawn(*LONG, "-n", "2", "--batch-size", "1")
     child.expect("text 2 of 2")
     child.expect("sequential")
     child.kill(signal.SIGTERM)
