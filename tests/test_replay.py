@@ -340,7 +340,7 @@ class Session:
         self._ours, theirs = pty.openpty()
         self.resize(columns, rows)
         self.modes = termios.tcgetattr(theirs)
-        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "", "LINES": ""}
+        environment = {**os.environ, "TERM": "xterm-256color"}
         for name in ("COLUMNS", "LINES"):
             environment.pop(name, None)
         self._process = subprocess.Popen(
